@@ -14,7 +14,7 @@ import struct
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -131,12 +131,6 @@ def write(
     label = f"output {str(path)!r}"
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
-    # os.replace would not mind that the file is read-only, but its owner does.
-    if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
-        raise InputError(f"{label}: is a folder or a read-only file; choose another name")
-
     kind = FORMATS[path.suffix.lower()]
     rgb = _checked_floats(pixels, label)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
@@ -167,6 +161,10 @@ def write(
     # A new file beside the target, made by open() so that it has the user's usual permissions.
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
+        if not path.parent.is_dir():
+            raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
+        if path.exists() and not os.access(path, os.W_OK):  # which replace() would not mind
+            raise InputError(f"{label}: is read-only; choose another name or allow writing")
         with partial.open("xb") as file:
             file.write(encoded.getbuffer())
             file.flush()
@@ -178,7 +176,8 @@ def write(
             "check the folder's permissions and free space"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone when all went well
+            partial.unlink()
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
