@@ -34,7 +34,10 @@ from nst_jax.params import (
 
 __all__ = [
     "BUNDLED_SHA256",
+    "CAFFE_LICENCE",
+    "TORCHVISION_LICENCE",
     "VGG19_MD5",
+    "VGG19_SIZE",
     "VGG19_URL",
     "Model",
     "Params",
@@ -61,7 +64,8 @@ VGG19_URL: Final = (
     f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{VGG19_FILE}"
 )
 VGG19_MD5: Final = "253f8cb515780f3b799900260a226db6"
-"""The hash that Keras publishes for the file (80,134,624 bytes)."""
+"""The hash that Keras publishes for the file."""
+VGG19_SIZE: Final = 80_134_624
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 60.0
@@ -147,7 +151,7 @@ def _origin(path: Path, contents: formats.Contents, sha256: str) -> _Origin:
 
 # A download that failed is not tried again by `resolve` in the same process: each try may wait for
 # a time-out, and a batch would wait once a picture.
-_failed_downloads: dict[tuple[str, Path], InputError] = {}
+_failed_downloads: dict[tuple[str, Path], str] = {}
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -337,7 +341,10 @@ def resolve(
             raise
         logging.getLogger("nst_jax").warning("Using the bundled VGG16 instead of VGG19: %s", error)
         return load(bundled_path())
-    return load(cached)
+    weights = load(cached)
+    if weights.model != "vgg19":
+        raise InputError(f"{cached} holds {weights.model.upper()}; put VGG19 there or delete it")
+    return weights
 
 
 def _cached_or_fetched(progress: bool) -> Path:
@@ -346,11 +353,12 @@ def _cached_or_fetched(progress: bool) -> Path:
         return cached
     attempt = (_vgg19_url(), cached)
     if attempt in _failed_downloads:
-        raise _failed_downloads[attempt]
+        # A new exception: one raised twice would drag the first traceback along.
+        raise InputError(_failed_downloads[attempt])
     try:
         return fetch(progress=progress)
     except InputError as error:
-        _failed_downloads[attempt] = error
+        _failed_downloads[attempt] = str(error)
         raise
 
 
@@ -431,7 +439,10 @@ def _download(url: str, file: Path, progress: bool) -> None:
     except requests.RequestException as error:
         answer = error.response
         why = type(error).__name__ if answer is None else f"{answer.status_code} {answer.reason}"
-        raise InputError(f"{url} cannot be downloaded ({why}); {_by_hand(cached_path())}") from None
+        where = "" if url == VGG19_URL else f" from {url}"
+        raise InputError(
+            f"VGG19 cannot be downloaded{where} ({why}); {_by_hand(cached_path())}"
+        ) from None
 
 
 def _by_hand(cached: Path) -> str:
