@@ -1,6 +1,8 @@
-"""The one exception for what a user can put right."""
+"""The two ways in which a job ends without a picture that was asked for."""
 
-__all__ = ["InputError"]
+from typing import Any
+
+__all__ = ["DivergedError", "InputError"]
 
 
 class InputError(ValueError):
@@ -9,3 +11,19 @@ class InputError(ValueError):
     The message is one line that names what was given, what is allowed and what to do next. The
     command line prints it without a traceback and exits with code 2.
     """
+
+
+class DivergedError(ArithmeticError):
+    """The loss or the picture stopped being finite.
+
+    Attributes:
+        image: the last picture that was finite, as the optimisation held it.
+        step: the number of steps behind that picture.
+        history: the losses up to it, as `nst_jax.optimize.minimise` returns them.
+    """
+
+    def __init__(self, message: str, *, image: Any, step: int, history: list[Any]) -> None:
+        super().__init__(message)
+        self.image = image
+        self.step = step
+        self.history = history

@@ -1,0 +1,196 @@
+"""The optimisation loop: any Optax transformation, compiled, with the host out of the way.
+
+A *chunk* of steps is one compiled program: a rolled loop whose number of turns is an argument, so
+that chunks of any length share it. Between two chunks the host looks at the losses, checks that
+they are finite, reports, and chooses the next length so that a chunk lasts about a second: long
+enough to hide the host, short enough to follow and to stop.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from nst_jax.errors import DivergedError, InputError
+
+__all__ = ["History", "LossFn", "Outcome", "Progress", "minimise"]
+
+CHUNK_SECONDS = 1.0
+MAX_CHUNK = 100
+LINE_SEARCH_MIN_CHUNK = 5
+"""After a line search the loss' parts cost one more evaluation, so it is made only so often."""
+
+History = list[dict[str, float]]
+"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts at the picture *before* that
+step. A line search yields only totals on the way; each chunk's last entry has the parts of the
+picture *after* it."""
+
+
+class LossFn(Protocol):
+    """``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
+
+    def __call__(  # noqa: D102
+        self, image: Any, /, *args: Any
+    ) -> tuple[Array, Mapping[str, Array]]: ...
+
+
+class Progress(NamedTuple):
+    """What a callback is told after each chunk."""
+
+    step: int
+    steps: int
+    image: Float[Array, "h w 3"]
+    losses: History
+    """The entries of this chunk."""
+    seconds: float
+    """Wall-clock time since the first step began, compilation apart."""
+
+
+class Outcome(NamedTuple):
+    """What `minimise` returns."""
+
+    image: Float[Array, "h w 3"]
+    history: History
+    compile_seconds: float
+    seconds: float
+
+
+def minimise(
+    loss: LossFn,
+    image: Float[Array, "h w 3"],
+    args: tuple[Any, ...],
+    *,
+    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
+    steps: int,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+) -> Outcome:
+    """Minimise ``loss(image, *args)`` over the image.
+
+    First-order transformations are followed by a clip to [0, 1] each step. A transformation with a
+    line search (``optax.lbfgs``) runs unbounded, because a clip would spoil the curvature that it
+    gathers, and the result is clipped at the end.
+
+    Args:
+        loss: total and parts; traced once, with ``args`` as arguments, never as constants.
+        image: where to start, RGB in [0, 1], float32.
+        args: the pytrees that the loss takes after the image.
+        optimizer: any Optax transformation. Pass the same object again to reuse the program.
+        steps: how many updates.
+        on_progress: called after each chunk; returning True stops there.
+        every: chunks end at multiples of this many steps, for previews.
+
+    Raises:
+        DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
+        InputError: the number of steps is negative, or the start is not finite.
+    """
+    if steps < 0:
+        raise InputError(f"steps is {steps}; it cannot be negative")
+    if not bool(jnp.isfinite(image).all()):
+        raise InputError("the start image holds values that are not finite numbers")
+    history: History = []
+    if steps == 0:
+        return Outcome(image, history, 0.0, 0.0)
+
+    optimizer = optax.with_extra_args_support(optimizer)
+    image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
+    opt_state = jax.jit(optimizer.init)(image)
+    line_search = optax.tree_utils.tree_get(opt_state, "value") is not None
+
+    started = time.perf_counter()
+    program = _chunk.lower(loss, optimizer, line_search, image, opt_state, args, 0).compile()
+    begun = time.perf_counter()
+
+    step, length, minimum = 0, 1, LINE_SEARCH_MIN_CHUNK if line_search else 1
+    while step < steps:
+        count = min(max(length, minimum), steps - step, MAX_CHUNK)
+        if every:
+            count = min(count, every - step % every)
+        good, chunk_begun = image.copy(), time.perf_counter()
+        image, opt_state, records = program(image, opt_state, args, count)
+        entries, finite = _entries(jax.device_get(records), step, count, line_search)
+        if not (finite and bool(jnp.isfinite(image).all())):
+            raise DivergedError(
+                f"the loss stopped being a finite number between steps {step} and {step + count}; "
+                "try a smaller learning rate or smaller weights",
+                image=jnp.clip(good, 0, 1),
+                step=step,
+                history=history,
+            )
+        step += count
+        history += entries
+        now = time.perf_counter()
+        length = round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun)))
+        stop = on_progress is not None and on_progress(
+            Progress(step, steps, jnp.clip(image, 0, 1), entries, now - begun)
+        )
+        if stop:
+            break
+    return Outcome(
+        jnp.clip(image, 0, 1), history, begun - started, time.perf_counter() - begun
+    )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("loss", "optimizer", "line_search"),
+    donate_argnames=("image", "opt_state"),
+)
+def _chunk(
+    loss: LossFn,
+    optimizer: optax.GradientTransformationExtraArgs,
+    line_search: bool,
+    image: Array,
+    opt_state: Any,
+    args: tuple[Any, ...],
+    count: Array | int,
+) -> tuple[Array, Any, dict[str, Array]]:
+    """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long."""
+
+    def value(image: Array) -> Array:
+        return loss(image, *args)[0]
+
+    def evaluate(image: Array, opt_state: Any) -> tuple[dict[str, Array], Array]:
+        if line_search:  # its last trial has already been evaluated and is kept in the state
+            total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
+            return {"total": total}, grads
+        (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
+        return {"total": total, **parts}, grads
+
+    def step(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        image, opt_state, records = carry
+        record, grads = evaluate(image, opt_state)
+        updates, opt_state = optimizer.update(
+            grads, opt_state, image, value=record["total"], grad=grads, value_fn=value
+        )
+        image = optax.apply_updates(image, updates)
+        if not line_search:
+            image = jnp.clip(image, 0.0, 1.0)
+        return image, opt_state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
+
+    shapes = jax.eval_shape(lambda: evaluate(image, opt_state)[0])
+    records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
+    image, opt_state, records = jax.lax.fori_loop(0, count, step, (image, opt_state, records))
+    if line_search:
+        records["last"] = loss(image, *args)[1]
+    return image, opt_state, records
+
+
+def _entries(
+    records: dict[str, Any], before: int, count: int, line_search: bool
+) -> tuple[History, bool]:
+    """Turn a chunk's records into history entries, and tell whether all are finite."""
+    last = records.pop("last", {})
+    entries: History = [
+        {"step": before + i + 1} | {name: float(rows[i]) for name, rows in records.items()}
+        for i in range(count)
+    ]
+    if line_search:
+        entries[-1] |= {name: float(value) for name, value in last.items()}
+    return entries, all(np.isfinite(value) for entry in entries for value in entry.values())
