@@ -126,15 +126,15 @@ def linear_gray():
 
 
 def dark_inks():
-    """Make a CMYK profile whose ink C prints a neutral L* 50 and whose other inks print black."""
+    """Make a CMYK profile whose ink C prints a neutral L* 50, the others a black of 10."""
     identity = np.eye(3, dtype=int).ravel() * 65536
     lut = b"mft2\0\0\0\0" + struct.pack(">4B9i2H", 4, 3, 2, 0, *identity, 2, 2)
     lut += struct.pack(">8H", *[0, 65535] * 4)
     for c, *others in itertools.product((0, 1), repeat=4):
-        lightness = 0 if any(others) else (50 if c else 100)
+        lightness = 10 if any(others) else (50 if c else 100)
         lut += struct.pack(">3H", round(lightness * 652.8), 0x8000, 0x8000)
     lut += struct.pack(">6H", *[0, 65535] * 3)
-    return icc(b"CMYK", {b"wtpt": WHITE, b"A2B0": lut}, pcs=b"Lab ")
+    return icc(b"CMYK", {b"wtpt": WHITE, b"A2B0": lut, b"A2B1": lut}, pcs=b"Lab ")
 
 
 def srgb_encoded(linear):
@@ -194,11 +194,12 @@ def test_a_wide_gamut_profile_is_converted(astronaut):
     assert np.abs(picture.pixels - unit(astronaut)).max() > 10 / 255  # the profile matters here
 
 
-def test_an_srgb_profile_changes_nothing(astronaut):
+def test_an_srgb_profile_changes_nothing(astronaut, caplog):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for image in (Image.fromarray(astronaut), Image.fromarray(astronaut).convert("L")):
         picture = read(saved(image, "PNG", icc_profile=srgb))
         np.testing.assert_array_equal(picture.pixels, unit(np.asarray(image.convert("RGB"))))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
@@ -220,12 +221,16 @@ def test_sixteen_bit_gray_keeps_its_depth_through_a_profile():
 
 
 def test_a_cmyk_profile_is_converted():
-    inks = np.zeros((8, 8, 4), np.uint8)
-    inks[:, 4:, 0] = 255
+    inks = np.zeros((8, 12, 4), np.uint8)
+    inks[:, 4:8, 0] = 255  # what naive arithmetic shows as cyan
+    inks[:, 8:, 3] = 255
     picture = read(saved(Image.fromarray(inks, "CMYK"), "TIFF", icc_profile=dark_inks()))
-    neutral = srgb_encoded(((50 + 16) / 116) ** 3)  # naive CMYK would give cyan
-    np.testing.assert_allclose(picture.pixels[:, 5:], neutral, atol=2 / 255)
-    np.testing.assert_allclose(picture.pixels[:, :3], 1, atol=2 / 255)
+    gray, black = (((lightness + 16) / 116) ** 3 for lightness in (50, 10))
+    black = max(black, 10 / 903.3)
+    gray = srgb_encoded((gray - black) / (1 - black))  # the ink's black becomes the screen's
+    np.testing.assert_allclose(picture.pixels[:, :4], 1, atol=2 / 255)
+    np.testing.assert_allclose(picture.pixels[:, 4:8], gray, atol=3 / 255)
+    np.testing.assert_allclose(picture.pixels[:, 8:], 0, atol=3 / 255)
 
 
 @pytest.mark.parametrize("profile", [b"not a profile", dark_inks()], ids=["junk", "mismatch"])
