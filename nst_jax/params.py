@@ -119,16 +119,21 @@ def preprocessing_of(statistics: Mapping[str, npt.NDArray[Any]]) -> str:
     return "custom"
 
 
-def canonical(layers: Layers, trained: str) -> Params:
+def canonical(layers: Layers, model: Model, trained: str) -> Params:
     """Return checked ``layers`` as float32 in RGB order, with the input's mean and deviation."""
-    params: Params = {}
-    for name, parts in layers.items():
-        with np.errstate(over="ignore"):  # float64 out of range: `check_finite` reports it
-            params[name] = {part: np.ascontiguousarray(a, np.float32) for part, a in parts.items()}
-    if "input" not in params:
+    if "input" in layers:
+        params = {"input": {part: _float32(layers["input"][part]) for part in ("mean", "std")}}
+    else:
         mean, std = INPUT_STATISTICS[trained]
-        params["input"] = {"mean": np.array(mean, np.float32), "std": np.array(std, np.float32)}
-        if trained == "caffe":
-            bgr = params["conv1_1"]["kernel"]
-            params["conv1_1"]["kernel"] = np.ascontiguousarray(bgr[:, :, ::-1])
+        params = {"input": {"mean": np.array(mean, np.float32), "std": np.array(std, np.float32)}}
+    for name in conv_names(model):
+        params[name] = {part: _float32(layers[name][part]) for part in ("kernel", "bias")}
+    if "input" not in layers and trained == "caffe":
+        bgr = params["conv1_1"]["kernel"]
+        params["conv1_1"]["kernel"] = np.ascontiguousarray(bgr[:, :, ::-1])
     return params
+
+
+def _float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # `check_finite` reports a float64 that is out of range
+        return np.ascontiguousarray(array, np.float32)

@@ -197,7 +197,7 @@ def verify(path: Path | str, *, preprocessing: Preprocessing | None = None) -> R
         check_statistics(path, statistics)
         carried = preprocessing_of(statistics)
     trained = settle_preprocessing(path, carried, preprocessing)
-    params = canonical(contents.layers, trained)
+    params = canonical(contents.layers, model, trained)
     check_finite(path, params)
     pinned = (found := _find_bundled()) is not None and path.samefile(found)
     if pinned and sha256 != BUNDLED_SHA256:
