@@ -1,18 +1,22 @@
 """A small painting kit in numpy: noise, palettes, bristle strokes, oblique light on thick paint.
 
-Pictures are float32 arrays (height, width, 3) in 0..1; points are (x, y) in pixels.
+Pictures are float arrays (height, width, 3) in 0..1; points are (x, y) in pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 Palette = Callable[[Array], Array]
 
@@ -51,6 +55,14 @@ def palette(*colours: str) -> Palette:
         return np.stack(channels, axis=-1).astype(np.float32)
 
     return look_up
+
+
+def pick(palettes: list[Palette], ground: Labels, tone: Array) -> Array:
+    """Colour tones by the palette of the ground they lie on."""
+    colours = palettes[0](tone)
+    for k, look_up in enumerate(palettes[1:], start=1):
+        colours = np.where((ground == k)[..., None], look_up(tone), colours)
+    return colours
 
 
 def sample(field: Array, x: Array, y: Array) -> Array:
@@ -119,16 +131,16 @@ class Canvas:
         level = 0.35 * self.relief[here] + ridge * min(1.0, width / 14)
         self.relief[here] += (level - self.relief[here]) * alpha
 
-    def lit(self, rng: Rng, depth: float = 0.5, weave: float = 0.03) -> Array:
+    def lit(self, rng: Rng, depth: float = 0.62, weave: float = 0.03) -> Array:
         """Light the relief from the upper left, over a faint cloth weave."""
         y, x = np.indices(self.relief.shape, np.float32)
         wobble = noise(rng, self.relief.shape, 12)
         cloth = np.sin(x * 1.9 + wobble) * np.sin(y * 1.9 - wobble)
         relief = gaussian_filter(self.relief, 0.7) + weave * cloth
         slope_y, slope_x = np.gradient(relief)
-        facing = slope_x * 0.6 + slope_y * 0.8
-        shade = 1 + depth * np.tanh(2.2 * facing)
-        gloss = 0.22 * np.clip(facing - 0.16, 0, 0.8)
+        facing: Array = np.asarray(slope_x * 0.6 + slope_y * 0.8)
+        shade = np.asarray(1 + depth * np.tanh(2.2 * facing))
+        gloss: Array = 0.22 * np.clip(facing - 0.16, 0, 0.8)
         return np.clip(self.colour * shade[..., None] + gloss[..., None], 0, 1)
 
 
@@ -138,7 +150,7 @@ def _stroke_frame(path: Array, x0: int, y0: int, x1: int, y1: int) -> tuple[Arra
     best = np.full(x.shape, np.inf, np.float32)
     along, across = np.zeros_like(x), np.zeros_like(x)
     pieces = len(path) - 1
-    for i, (a, b) in enumerate(zip(path[:-1], path[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(path)):
         dx, dy = b - a
         size = dx * dx + dy * dy + 1e-6
         px, py = x - a[0], y - a[1]
