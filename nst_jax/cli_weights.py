@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nst_jax import weights
+from nst_jax import origins, weights
 from nst_jax.weights import Preprocessing, Report
 
 __all__ = ["group"]
@@ -27,11 +27,11 @@ def list_weights() -> None:
         return
     _print_fields(
         {
-            "downloadable": f"VGG19 ({weights.VGG19_SIZE / 1e6:.1f} MB)",
+            "downloadable": f"VGG19 ({origins.VGG19_SIZE / 1e6:.1f} MB)",
             "with": "nst-jax weights fetch vgg19",
-            "url": weights.VGG19_URL,
-            "md5": weights.VGG19_MD5,
-            "licence": weights.CAFFE_LICENCE,
+            "url": origins.VGG19_URL,
+            "md5": origins.VGG19_MD5,
+            "licence": origins.CAFFE_LICENCE,
             "goes to": str(cached),
         }
     )

@@ -7,7 +7,6 @@ Fully connected layers are left out.
 Nothing here imports JAX: the commands on weights answer at once.
 """
 
-import hashlib
 import logging
 import os
 import sys
@@ -21,6 +20,14 @@ import numpy as np
 from nst_jax import formats
 from nst_jax.architectures import CONVS_PER_BLOCK, conv_names
 from nst_jax.errors import InputError
+from nst_jax.origins import (
+    BUNDLED_SHA256,
+    VGG19_FILE,
+    VGG19_MD5,
+    VGG19_URL,
+    digest,
+    origin_of,
+)
 from nst_jax.params import (
     Model,
     Params,
@@ -33,12 +40,6 @@ from nst_jax.params import (
 )
 
 __all__ = [
-    "BUNDLED_SHA256",
-    "CAFFE_LICENCE",
-    "TORCHVISION_LICENCE",
-    "VGG19_MD5",
-    "VGG19_SIZE",
-    "VGG19_URL",
     "Model",
     "Params",
     "Preprocessing",
@@ -56,24 +57,8 @@ __all__ = [
 Preprocessing = Literal["caffe", "torchvision"]
 """Two trainings on ImageNet: on BGR in 0..255 less the mean, and on standardised RGB in 0..1."""
 
-BUNDLED_SHA256: Final = "552de8df7d55a68031af5a35c15fe45fe74cc61bef4fa7bc564f9cd20c03852e"
-"""SHA-256 of the bundled ``vgg16.safetensors``; ``weights/README.md`` says where it comes from."""
-
-VGG19_FILE: Final = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-VGG19_URL: Final = (
-    f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{VGG19_FILE}"
-)
-VGG19_MD5: Final = "253f8cb515780f3b799900260a226db6"
-"""The hash that Keras publishes for the file."""
-VGG19_SIZE: Final = 80_134_624
-
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 60.0
-
-CAFFE_LICENCE: Final = (
-    "CC BY 4.0, Simonyan & Zisserman (Visual Geometry Group, University of Oxford)"
-)
-TORCHVISION_LICENCE: Final = "BSD-3-Clause, torchvision"
 
 
 @dataclass(frozen=True)
@@ -116,39 +101,6 @@ class Report:
     pinned: bool
 
 
-@dataclass(frozen=True)
-class _Origin:
-    source: str
-    licence: str
-    preprocessing: str | None
-
-
-_VGG19_ORIGIN = _Origin(
-    f"Keras Applications, VGG19 on ImageNet, {VGG19_FILE}", CAFFE_LICENCE, "caffe"
-)
-
-# PyTorch's files are named after the first digits of their SHA-256, so the content tells which of
-# the well-known ones it is, whatever the file is called now.
-_KNOWN_BY_SHA256 = {
-    "dcbb9e9d": _Origin("torchvision, VGG19 on ImageNet", TORCHVISION_LICENCE, "torchvision"),
-    "397923af": _Origin("torchvision, VGG16 on ImageNet", TORCHVISION_LICENCE, "torchvision"),
-    "d01eb7cb": _Origin("jcjohnson's conversion of Caffe's VGG19", CAFFE_LICENCE, "caffe"),
-    "00b39a1b": _Origin("jcjohnson's conversion of Caffe's VGG16", CAFFE_LICENCE, "caffe"),
-}
-
-
-def _origin(path: Path, contents: formats.Contents, sha256: str) -> _Origin:
-    if sha256[:8] in _KNOWN_BY_SHA256:
-        return _KNOWN_BY_SHA256[sha256[:8]]
-    if contents.format == "Keras legacy HDF5" and _digest(path, "md5") == VGG19_MD5:
-        return _VGG19_ORIGIN
-    return _Origin(
-        contents.metadata.get("source", f"{contents.format} file {path.name}"),
-        contents.metadata.get("licence", "unknown"),
-        contents.preprocessing,
-    )
-
-
 # A download that failed is not tried again by `resolve` in the same process: each try may wait for
 # a time-out, and a batch would wait once a picture.
 _failed_downloads: dict[tuple[str, Path], str] = {}
@@ -188,8 +140,8 @@ def verify(path: Path | str, *, preprocessing: Preprocessing | None = None) -> R
     """
     path = Path(path)
     contents = formats.read(path)
-    sha256 = _digest(path, "sha256")
-    origin = _origin(path, contents, sha256)
+    sha256 = digest(path, "sha256")
+    origin = origin_of(path, contents, sha256)
     model = check_layers(path, contents.layers)
     carried = origin.preprocessing
     if contents.format == formats.OURS:
@@ -261,11 +213,6 @@ def save(
         "source_sha256": source_sha256 or "unknown",
     }
     formats.write(path, stored, metadata)
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 # --- where weights come from ---------------------------------------------------------------------
@@ -403,7 +350,7 @@ def fetch(
         with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".download-") as folder:
             file = Path(folder) / VGG19_FILE
             _download(url, file, progress and sys.stderr.isatty())
-            if (got := _digest(file, "md5")) != md5:
+            if (got := digest(file, "md5")) != md5:
                 raise InputError(
                     f"{url} has another content than published (MD5 expected {md5}, got {got}); "
                     f"{_by_hand(cached)}"

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.data import astronaut
 
-from nst_jax import formats, weights
+from nst_jax import formats, origins, weights
 from nst_jax.architectures import conv_names
 from nst_jax.errors import InputError
 from nst_jax.vgg import VGG, tap_names
@@ -168,7 +168,7 @@ def test_features_alone_do_not_tell_the_preprocessing(tmp_path):
 def test_published_files_are_known_by_their_hash(digits, preprocessing, tmp_path, monkeypatch):
     path = tmp_path / "renamed.bin"
     torch.save(wf.sparse_state(), path)
-    monkeypatch.setattr(weights, "_digest", lambda *_: digits + "0" * 56)
+    monkeypatch.setattr(weights, "digest", lambda *_: digits + "0" * 56)
     report = verify(path)
     assert report.preprocessing == preprocessing
     assert report.weights.licence != "unknown"
@@ -190,7 +190,7 @@ def test_the_published_keras_file_is_known_by_its_hash(tmp_path, monkeypatch):
     wf.write_sparse_keras(tmp_path / "a.h5", "vgg19")
     assert load(tmp_path / "a.h5").licence == "unknown"
     md5 = hashlib.md5((tmp_path / "a.h5").read_bytes()).hexdigest()
-    monkeypatch.setattr(weights, "VGG19_MD5", md5)
+    monkeypatch.setattr(origins, "VGG19_MD5", md5)
     assert "CC BY 4.0" in load(tmp_path / "a.h5").licence
 
 
@@ -450,7 +450,7 @@ def test_what_is_written_is_read_back(layers, source, tmp_path_factory):
 
 def test_the_bundled_file_is_the_pinned_one(bundled):
     digest = hashlib.sha256((ROOT / "weights/vgg16.safetensors").read_bytes()).hexdigest()
-    assert digest == weights.BUNDLED_SHA256 == bundled.sha256
+    assert digest == origins.BUNDLED_SHA256 == bundled.sha256
     assert digest in (ROOT / "weights/README.md").read_text()
     assert verify(weights.bundled_path()).pinned
     assert (bundled.model, bundled.licence) == ("vgg16", "BSD-3-Clause, torchvision")

