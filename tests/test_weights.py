@@ -3,6 +3,7 @@ import importlib.util
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -474,6 +475,16 @@ def test_a_changed_bundled_file_is_refused(tmp_path, monkeypatch, bundled):
     monkeypatch.setattr(weights, "_find_bundled", lambda: None)
     with pytest.raises(InputError, match=r"bundled .* is missing; reinstall"):
         weights.resolve("vgg16")
+
+
+def test_an_installed_package_has_the_file_inside(tmp_path, bundled):
+    shutil.copytree(ROOT / "nst_jax", tmp_path / "nst_jax")
+    (tmp_path / "nst_jax" / "bundled").mkdir()
+    inside = shutil.copy(bundled.path, tmp_path / "nst_jax" / "bundled")
+    code = "from nst_jax.weights import bundled_path; print(bundled_path())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={})
+    assert done.stdout.strip() == str(inside), done.stderr
 
 
 def test_the_script_unpickles_arrays_only():
