@@ -249,14 +249,14 @@ def _write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a folder that exists "
-            f"and is yours to write"
+            f"{path} cannot be written ({error.strerror}); choose a file in a folder of yours"
         ) from None
 
 

@@ -71,6 +71,9 @@ class _Tensor:
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
+    def __setstate__(self, _: object) -> None:
+        """Ignore what old parameters carry beside the data: flags for training."""
+
     def over(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         # as_strided checks nothing: a wrong stride would read outside the buffer.
         last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
@@ -93,8 +96,8 @@ class _StateDictUnpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        # Stand-ins are a string and bound methods: unlike functions and classes they have no
-        # attributes that a pickle could overwrite.
+        # A pickle can set attributes of what it finds here. So stand-ins are strings and bound
+        # methods, which have none to set, or made anew for each file.
         if module == "torch" and name in STORAGE_DTYPES:
             return name
         match f"{module}.{name}":
@@ -102,8 +105,10 @@ class _StateDictUnpickler(pickle.Unpickler):
                 return OrderedDict
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
                 return self._tensor
-            case "torch._utils._rebuild_parameter" | "torch.nn.parameter.Parameter":
+            case "torch._utils._rebuild_parameter":
                 return self._parameter
+            case "torch.nn.parameter.Parameter":  # PyTorch 0.1 made a new object of this class
+                return type(name, (), {"__new__": lambda _, data, *flags: data})
         raise InputError(
             f"{self.path}: refused {module}.{name}, which no plain state dict needs (loading it "
             f"could run code); save model.state_dict() instead"

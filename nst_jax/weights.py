@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from nst_jax import formats
 from nst_jax.architectures import CONVS_PER_BLOCK, conv_names
@@ -181,7 +182,7 @@ def save(
     float32). Model, preprocessing, source, licence and the source's hash go into the metadata.
 
     Args:
-        path: the file to write; one that exists is replaced.
+        path: the file to write; one that exists is replaced, a missing folder is made.
         weights: loaded weights, or bare parameters.
         source: origin in words; that of ``weights`` if it is a `Weights`, else "unknown".
         licence: likewise.
@@ -240,8 +241,6 @@ def cached_path() -> Path:
 
     The folder is ``NST_JAX_CACHE`` or else the user's cache folder.
     """
-    from platformdirs import user_cache_path
-
     folder = os.environ.get("NST_JAX_CACHE") or user_cache_path("nst_jax", appauthor=False)
     return Path(folder) / "vgg19.safetensors"
 

@@ -37,7 +37,6 @@ def test_list_names_what_is_bundled_and_what_can_be_had():
 def test_convert_into_the_cache_and_list(tmp_path):
     wf.write_sparse_keras(tmp_path / "a.h5", "vgg19")
     target = weights.cached_path()
-    target.parent.mkdir()
     written = fields(run("convert", tmp_path / "a.h5", target))
     assert written["model"] == "VGG19, 16 convolutions"
     assert written["format"] == "nst_jax safetensors, float32"

@@ -1,3 +1,4 @@
+import copyreg
 import hashlib
 import importlib.util
 import io
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import h5py
@@ -146,6 +148,19 @@ def test_torch_dtypes_views_and_parameters(new, tmp_path):
         )
         bias = key.replace("weight", "bias")
         np.testing.assert_array_equal(params[name]["bias"], expected[bias], err_msg=bias)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_parameters_as_pickled_in_2017(new, tmp_path, monkeypatch):
+    def reduce(self, _):
+        return copyreg.__newobj__, (torch.nn.Parameter, self.data), (True, False, OrderedDict())
+
+    monkeypatch.setattr(torch.nn.Parameter, "__reduce_ex__", reduce)
+    state = wf.sparse_state()
+    state["features.0.bias"] = torch.nn.Parameter(torch.arange(64.0))
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+    params = load(tmp_path / "a.pth", preprocessing="torchvision").params
+    np.testing.assert_array_equal(params["conv1_1"]["bias"], np.arange(64))
 
 
 # --- preprocessing -------------------------------------------------------------------------------
@@ -398,8 +413,8 @@ def test_save_replaces_all_or_nothing(tmp_path, bundled):
     with pytest.raises(InputError, match=r"input\.std is not positive"):
         save(path, huge | {"input": {"mean": np.zeros(3, "f4"), "std": np.zeros(3, "f4")}})
     assert path.read_text() == "before"
-    with pytest.raises(InputError, match=r"cannot be written .*folder that exists"):
-        save(tmp_path / "no" / "folder", bundled)
+    with pytest.raises(InputError, match=r"cannot be written .*folder of yours"):
+        save(path / "under a file", bundled)
     (tmp_path / "taken").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
         save(tmp_path / "taken", bundled)
