@@ -72,7 +72,10 @@ def write_keras(net, kind, folder):
                     group[name] = value
     elif kind == "whole-model":
         path = folder / "whole.h5"
-        with_top(net, compiled=True).save(path)
+        with_top(net).save(path)
+        with h5py.File(path, "a") as file:  # the optimiser's state, named as Keras 2 did
+            file["optimizer_weights/Adam/block1_conv1/kernel/m:0"] = np.zeros((3, 3, 3, 64))
+            file["optimizer_weights/Adam/block1_conv1/bias/m:0"] = np.zeros(64)
     elif kind == "legacy-with-top":
         with h5py.File(path, "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, with_top(net))
@@ -85,15 +88,11 @@ def write_keras(net, kind, folder):
     return path
 
 
-def with_top(net, compiled=False):
+def with_top(net):
     """Put a small classifier under the names of the real one; the real one has 500 MB."""
     x = keras.layers.Flatten(name="flatten")(net.output)
     x = keras.layers.Dense(8, name="fc1")(x)
-    full = keras.Model(net.input, keras.layers.Dense(4, name="predictions")(x))
-    if compiled:  # its momenta are saved too, under the layers' names
-        full.compile(optimizer=keras.optimizers.SGD(momentum=0.9), loss="mse")
-        full.optimizer.build(full.trainable_variables)
-    return full
+    return keras.Model(net.input, keras.layers.Dense(4, name="predictions")(x))
 
 
 def write_sparse_keras(path, model, value=0.01):
