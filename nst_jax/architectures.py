@@ -1,12 +1,18 @@
 """The layer tables of VGG16 and VGG19 (Simonyan & Zisserman 2014, configurations D and E).
 
 Layers carry the field's names: ``conv3_2`` is the second convolution of block 3 before its
-rectification, ``relu3_2`` the same after it. A max pooling stands between two blocks.
+rectification, ``relu3_2`` the same after it. A pooling stands between two blocks.
 """
 
-from typing import Final
+from typing import Final, Literal
 
-__all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "conv_names", "conv_shape"]
+__all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "Padding", "Pooling", "conv_names", "conv_shape"]
+
+Pooling = Literal["max", "average", "l2"]
+"""How blocks are joined: VGG was trained with max pooling; the paper prefers average."""
+
+Padding = Literal["replicate", "same"]
+"""The border of the first convolution: the picture's edge repeated, or zeros as in training."""
 
 BLOCK_WIDTHS: Final = (64, 128, 256, 512, 512)
 """Filters of every convolution in blocks 1 to 5; both networks share them."""

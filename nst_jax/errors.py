@@ -20,7 +20,10 @@ class DivergedError(ArithmeticError):
         image: the last picture that was finite, as the optimisation held it.
         step: the number of steps behind that picture.
         history: the losses up to it, as `nst_jax.optimize.minimise` returns them.
+        result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it.
     """
+
+    result: Any = None
 
     def __init__(self, message: str, *, image: Any, step: int, history: list[Any]) -> None:
         super().__init__(message)

@@ -27,7 +27,16 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from nst_jax.errors import InputError
 
-__all__ = ["ImageSource", "Picture", "fit", "read", "read_metadata", "resize", "write"]
+__all__ = [
+    "ImageSource",
+    "Picture",
+    "check_output",
+    "fit",
+    "read",
+    "read_metadata",
+    "resize",
+    "write",
+]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ArrayLike
 
@@ -128,9 +137,8 @@ def write(
     and a file that cannot be encoded or written.
     """
     path = Path(path)
+    check_output(path)
     label = f"output {str(path)!r}"
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
     kind = FORMATS[path.suffix.lower()]
     rgb = _checked_floats(pixels, label)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
@@ -161,10 +169,6 @@ def write(
     # A new file beside the target, made by open() so that it has the user's usual permissions.
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        if not path.parent.is_dir():
-            raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
-        if path.exists() and not os.access(path, os.W_OK):  # which replace() would not mind
-            raise InputError(f"{label}: is read-only; choose another name or allow writing")
         with partial.open("xb") as file:
             file.write(encoded.getbuffer())
             file.flush()
@@ -178,6 +182,26 @@ def write(
     finally:
         with suppress(OSError):  # it is gone when all went well
             partial.unlink()
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Check what can be known about an output before there is a picture to write.
+
+    Raises InputError for an unknown extension, a missing folder, a folder in the file's place, and
+    a file or folder that is read-only.
+    """
+    path = Path(path)
+    label = f"output {str(path)!r}"
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
+    if path.is_dir():
+        raise InputError(f"{label}: is a folder; give a file name")
+    if path.exists() and not os.access(path, os.W_OK):  # which replace() would not mind
+        raise InputError(f"{label}: is read-only; choose another name or allow writing")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{label}: its folder is read-only; choose another or allow writing")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

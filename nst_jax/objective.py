@@ -9,21 +9,19 @@ need no new compilation.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import losses
+from nst_jax.architectures import Padding, Pooling
 from nst_jax.errors import InputError
-from nst_jax.vgg import VGG, Padding, Params, Pooling
+from nst_jax.settings import Form
+from nst_jax.vgg import VGG, Params
 
-__all__ = ["Form", "LossWeights", "Targets", "loss", "make_targets"]
-
-Form = Literal["relative", "paper"]
-"""How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
-raw sums (`nst_jax.losses`)."""
+__all__ = ["LossWeights", "Targets", "loss", "make_targets"]
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +53,7 @@ class Targets:
         content: P, the content's features (h_l, w_l, n_l), by tap.
         style: A / M, the styles' Gram matrices a position (n_l, n_l), by tap, so that a style
             picture may have another size than the output.
-        form: see `Form`.
+        form: `nst_jax.settings.Form`.
         pooling: the network's pooling, the same for targets and picture.
         padding: the padding of its first convolution, likewise.
     """
@@ -140,9 +138,7 @@ def loss(
     for tap, goal in targets.style.items():
         if paper:
             positions = math.prod(features[tap].shape[:2])
-            style[tap] = losses.style_loss(
-                losses.gram(features[tap]), goal * positions, positions
-            )
+            style[tap] = losses.style_loss(losses.gram(features[tap]), goal * positions, positions)
         else:
             style[tap] = losses.relative_style_loss(_mean_gram(features[tap]), goal)
 
@@ -153,9 +149,7 @@ def loss(
         "tv": losses.total_variation(image),
     }
     total = (
-        weights.content * sums["content"]
-        + weights.style * sums["style"]
-        + weights.tv * sums["tv"]
+        weights.content * sums["content"] + weights.style * sums["style"] + weights.tv * sums["tv"]
     )
     layers = {f"content/{tap}": v for tap, v in content.items()}
     layers |= {f"style/{tap}": v for tap, v in style.items()}

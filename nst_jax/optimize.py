@@ -9,7 +9,7 @@ enough to hide the host, short enough to follow and to stop.
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
+from nst_jax.memory import compile_to_fit
 
 __all__ = ["History", "LossFn", "Outcome", "Progress", "minimise"]
 
@@ -32,12 +33,8 @@ step. A line search yields only totals on the way; each chunk's last entry has t
 picture *after* it."""
 
 
-class LossFn(Protocol):
-    """``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
-
-    def __call__(  # noqa: D102
-        self, image: Any, /, *args: Any
-    ) -> tuple[Array, Mapping[str, Array]]: ...
+LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
+"""``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
 
 
 class Progress(NamedTuple):
@@ -104,7 +101,7 @@ def minimise(
     line_search = optax.tree_utils.tree_get(opt_state, "value") is not None
 
     started = time.perf_counter()
-    program = _chunk.lower(loss, optimizer, line_search, image, opt_state, args, 0).compile()
+    program = compile_to_fit(_chunk, loss, optimizer, line_search, image, opt_state, args, 0)
     begun = time.perf_counter()
 
     step, length, minimum = 0, 1, LINE_SEARCH_MIN_CHUNK if line_search else 1
@@ -132,9 +129,7 @@ def minimise(
         )
         if stop:
             break
-    return Outcome(
-        jnp.clip(image, 0, 1), history, begun - started, time.perf_counter() - begun
-    )
+    return Outcome(jnp.clip(image, 0, 1), history, begun - started, time.perf_counter() - begun)
 
 
 @partial(
@@ -156,7 +151,7 @@ def _chunk(
     def value(image: Array) -> Array:
         return loss(image, *args)[0]
 
-    def evaluate(image: Array, opt_state: Any) -> tuple[dict[str, Array], Array]:
+    def evaluate(image: Array, opt_state: Any) -> tuple[dict[str, Any], Any]:
         if line_search:  # its last trial has already been evaluated and is kept in the state
             total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
             return {"total": total}, grads
@@ -169,7 +164,7 @@ def _chunk(
         updates, opt_state = optimizer.update(
             grads, opt_state, image, value=record["total"], grad=grads, value_fn=value
         )
-        image = optax.apply_updates(image, updates)
+        image = jnp.asarray(optax.apply_updates(image, updates))
         if not line_search:
             image = jnp.clip(image, 0.0, 1.0)
         return image, opt_state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)

@@ -12,24 +12,21 @@ trainable parameters will touch them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nst_jax.architectures import CONVS_PER_BLOCK, conv_names
+from nst_jax.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names
 from nst_jax.convolution import convolve
 from nst_jax.errors import InputError
 
-__all__ = ["VGG", "Padding", "Params", "Pooling", "check_taps", "model_of", "tap_names"]
+__all__ = ["VGG", "Params", "check_taps", "model_of", "tap_names"]
 
 Params = Mapping[str, Mapping[str, Any]]
 """``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``: see `nst_jax.weights`."""
-
-Pooling = Literal["max", "average", "l2"]
-Padding = Literal["replicate", "same"]
 
 POOLING_GAIN: Final = {"max": 1.0, "average": 1.6, "l2": 0.70}
 """Factors that give average and L2 pooling the size of activations that the filters above were
@@ -85,7 +82,7 @@ class VGG(nnx.Module):
         if padding not in get_args(Padding):
             raise InputError(f"padding is {padding!r}; choose replicate or same")
         self.model = model_of(params)
-        self.pooling = pooling
+        self.pooling: Pooling = pooling
         self.mean = Frozen(jnp.asarray(params["input"]["mean"]))
         self.std = Frozen(jnp.asarray(params["input"]["std"]))
         self.convs = nnx.Dict(

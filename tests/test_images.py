@@ -806,7 +806,7 @@ def test_no_such_folder(tmp_path):
     with pytest.raises(InputError, match="no folder"):
         write(tmp_path / "file" / "out.png", np.zeros((2, 2, 3)))
     (tmp_path / "dir.png").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="is a folder"):
         write(tmp_path / "dir.png", np.zeros((2, 2, 3)))
     with pytest.raises(InputError, match="cannot be written"):
         write(tmp_path / ("long" * 100 + ".png"), np.zeros((2, 2, 3)))

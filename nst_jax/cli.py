@@ -1,0 +1,348 @@
+"""The command line: ``nst-jax stylize | texture | reconstruct | weights``.
+
+Options say only what differs from the preset, so that every default stands once, in
+`nst_jax.settings`. JAX is imported by the commands that compute, not by ``--help``.
+"""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import click
+
+from nst_jax.architectures import Padding, Pooling
+from nst_jax.cli_weights import group as weights_group
+from nst_jax.errors import DivergedError, InputError
+from nst_jax.settings import PAPER, Form, Settings
+
+if TYPE_CHECKING:
+    from nst_jax.optimize import Progress
+    from nst_jax.stylization import Result
+
+__all__ = ["main"]
+
+DEFAULTS: Final = Settings()
+PRESETS: Final = {"default": DEFAULTS, "paper": PAPER}
+INTERRUPTED: Final = 130
+FILE: Final = click.Path(path_type=Path)
+
+
+class Reporting(click.Group):
+    """A group whose commands end bad input in one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (InputError, DivergedError) as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+                raise
+            click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
+            ctx.exit(2)
+
+
+def number(
+    text: str, kind: click.ParamType, param: click.Parameter | None, ctx: click.Context | None
+) -> float:
+    """Parse a number inside a list; a usage error if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        kind.fail(f"{text!r} is not a number", param, ctx)
+
+
+class Size(click.ParamType):
+    """A number of pixels, or ``original`` for the content's own size (None)."""
+
+    name = "pixels|original"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Parse the value."""
+        return None if value in (None, "original") else click.INT.convert(value, param, ctx)
+
+
+class Layers(click.ParamType):
+    """Layers with their weights, as ``relu1_1:0.4,relu2_1``; the weight is 1 if left out."""
+
+    name = "layer[:weight],…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, float]:
+        """Parse the value."""
+        layers = {}
+        for item in str(value).split(","):
+            tap, colon, weight = item.strip().partition(":")
+            layers[tap] = number(weight, self, param, ctx) if colon else 1.0
+        return layers
+
+
+class Weights(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "w1,w2,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Parse the value."""
+        return tuple(number(item, self, param, ctx) for item in str(value).split(","))
+
+
+def setting(flag: str, kind: Any, text: str, *, default: str | None = None) -> Any:
+    """Make an option for the setting of the same name; not given, the preset's value stays."""
+    name = flag.removeprefix("--").replace("-", "_")
+    shown = default or str(getattr(DEFAULTS, name))
+    return click.option(flag, name, type=kind, default=None, show_default=shown, help=text)
+
+
+def choice(values: Any) -> click.Choice[str]:
+    """Offer the members of a Literal."""
+    return click.Choice(get_args(values))
+
+
+def layers_text(layers: Any) -> str:
+    """Write layers as their option takes them."""
+    return ",".join(f"{tap}:{weight:g}" for tap, weight in layers.items())
+
+
+FIRST_OPTIONS: Final = (
+    click.option("-o", "--out", type=FILE, required=True, help="PNG, JPEG, WebP or TIFF to write."),
+    setting("--size", Size(), "Longest side of the output."),
+    setting("--steps", int, "Updates of the picture."),
+)
+CONTENT_OPTIONS: Final = (
+    setting(
+        "--content-layers",
+        Layers(),
+        "Where content is compared.",
+        default=layers_text(DEFAULTS.content_layers),
+    ),
+)
+STYLE_OPTIONS: Final = (
+    setting(
+        "--style-layers",
+        Layers(),
+        "Where style is compared. Shallow layers carry colour and grain, deep ones shapes.",
+        default=layers_text(DEFAULTS.style_layers),
+    ),
+    setting("--style-weights", Weights(), "How much each style counts.", default="equal parts"),
+)
+BALANCE_OPTIONS: Final = (
+    setting("--content-weight", float, "Higher keeps more of the content."),
+    setting("--style-weight", float, "Higher takes more of the style."),
+)
+COMMON_OPTIONS: Final = (
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        default="default",
+        show_default=True,
+        help="What the options start from: ours, or Gatys et al. 2015 to the letter.",
+    ),
+    setting("--optimizer", click.Choice(["lbfgs", "adam"]), "How to descend."),
+    setting("--lr", float, "Adam's learning rate.", default="0.02"),
+    setting("--init", str, "Start from content, noise, gray or an image file.", default="content"),
+    setting("--seed", int, "Seed of the noise."),
+    setting("--tv", float, "Weight of the total variation, which smooths."),
+    setting("--form", choice(Form), "Losses relative to their target, or the paper's raw sums."),
+    setting("--pooling", choice(Pooling), "The network's pooling."),
+    setting("--padding", choice(Padding), "The border of its first convolution."),
+    setting(
+        "--model",
+        click.Choice(["auto", "vgg19", "vgg16"]),
+        "The network; auto is VGG19 if it can be had, else the bundled VGG16.",
+    ),
+    setting("--weights", FILE, "A weight file to use (see nst-jax weights).", default="by --model"),
+    setting(
+        "--dtype",
+        click.Choice(["auto", "float32", "bfloat16"]),
+        "The network's precision; auto is float32 on a CPU, bfloat16 elsewhere.",
+    ),
+    click.option(
+        "--save-every", type=click.IntRange(1), help="Save a preview every so many steps."
+    ),
+    click.option("--trace", type=FILE, help="Write every step's losses there, as JSON lines."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress bar."),
+)
+
+
+def with_options(*groups: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """Add options in the order in which the help shows them."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(cls=Reporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nst-jax")
+def main() -> None:
+    """Paint a photo in the style of a picture: neural style transfer, compiled with JAX."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger = logging.getLogger("nst_jax")
+    logger.handlers, logger.propagate = [handler], False
+
+
+main.add_command(weights_group)
+
+
+@main.command()
+@click.argument("content", type=FILE)
+@click.argument("style", type=FILE, nargs=-1, required=True)
+@with_options(
+    COMMON_OPTIONS[:3], BALANCE_OPTIONS, STYLE_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS[3:]
+)
+def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
+    """Paint CONTENT in the style of one or more STYLE pictures."""
+    from nst_jax import stylization
+
+    run(lambda **kwargs: stylization.stylize(content, style, **kwargs), (content, *style), options)
+
+
+@main.command()
+@click.argument("style", type=FILE, nargs=-1, required=True)
+@with_options(FIRST_OPTIONS, STYLE_OPTIONS, COMMON_OPTIONS)
+def texture(style: tuple[Path, ...], **options: Any) -> None:
+    """Make a square texture from one or more STYLE pictures, starting from noise."""
+    from nst_jax import stylization
+
+    run(lambda **kwargs: stylization.texture(style, **kwargs), style, options)
+
+
+@main.command()
+@click.argument("content", type=FILE)
+@with_options(FIRST_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS)
+def reconstruct(content: Path, **options: Any) -> None:
+    """Rebuild CONTENT from its features alone, starting from noise: what the layers see."""
+    from nst_jax import stylization
+
+    run(lambda **kwargs: stylization.reconstruct(content, **kwargs), (content,), options)
+
+
+def run(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[str, Any]) -> None:
+    """Do a job with the command's options: progress, previews, trace, Ctrl-C, and saving."""
+    from tqdm import tqdm
+
+    from nst_jax import images
+
+    out, trace = options.pop("out"), options.pop("trace")
+    save_every, quiet = options.pop("save_every"), options.pop("quiet")
+    preset = PRESETS[options.pop("preset")]
+    changes = {name: value for name, value in options.items() if given(name)}
+    settings = replace(preset, **changes)
+    images.check_output(out)
+    for source in inputs:
+        if out.exists() and source.exists() and out.samefile(source):
+            raise InputError(f"output {str(out)!r} is also an input; choose another name")
+
+    with (
+        trace_file(trace) as write_trace,
+        stop_on_interrupt() as interrupted,
+        tqdm(total=settings.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar,
+    ):
+
+        def on_progress(progress: "Progress") -> bool:
+            bar.set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
+            bar.update(progress.step - bar.n)
+            write_trace(progress)
+            if save_every and progress.step % save_every == 0:
+                images.write(preview_path(out, progress.step), progress.image)
+            return interrupted(started=True)
+
+        try:
+            result = job(settings=settings, on_progress=on_progress, every=save_every)
+        except DivergedError as error:
+            error.result.save(out)
+            raise DivergedError(
+                f"{error}; the picture of step {error.step} is in {out}",
+                image=error.image,
+                step=error.step,
+                history=error.history,
+            ) from error
+    result.save(out)
+    done, steps = result.settings["steps_done"], settings.steps
+    if done < steps:
+        click.echo(f"{out}: stopped after {done} of {steps} steps; the picture so far", err=True)
+        click.get_current_context().exit(INTERRUPTED)
+    click.echo(
+        f"{out}: {result.settings['width']}x{result.settings['height']}, {done} steps in "
+        f"{result.settings['seconds']:.0f} s, {result.settings['model'].upper()}, "
+        f"{result.settings['dtype']} on {result.settings['device']}"
+    )
+
+
+def given(name: str) -> bool:
+    """Tell whether the user gave an option, or left it to the preset."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
+
+
+def preview_path(out: Path, step: int) -> Path:
+    """Name a preview beside the output: ``out.png`` gives ``out-000050.png``."""
+    return out.with_name(f"{out.stem}-{step:06d}{out.suffix}")
+
+
+@contextmanager
+def trace_file(path: Path | None) -> Iterator[Callable[["Progress"], None]]:
+    """Give a function that writes a chunk's losses to ``path``, a JSON object a step."""
+    if path is None:
+        yield lambda progress: None
+        return
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise InputError(f"trace {str(path)!r} cannot be written: {error.strerror}") from error
+
+    def write(progress: "Progress") -> None:
+        lines = [json.dumps(entry) for entry in progress.losses[:-1]]
+        lines.append(json.dumps(progress.losses[-1] | {"seconds": round(progress.seconds, 3)}))
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+
+    with file:
+        yield write
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[..., bool]]:
+    """Turn the first Ctrl-C, once steps are under way, into a wish to stop after the step.
+
+    Before the first step, and the second time, it interrupts as usual.
+    """
+    state = {"started": False, "wanted": False}
+
+    def handle(signum: int, frame: Any) -> None:
+        if state["wanted"] or not state["started"]:
+            raise KeyboardInterrupt
+        state["wanted"] = True
+        os.write(2, b"\nstopping after this step; Ctrl-C again to give up\n")
+
+    def interrupted(*, started: bool) -> bool:
+        state["started"] = started
+        return state["wanted"]
+
+    usual = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+if __name__ == "__main__":
+    main()

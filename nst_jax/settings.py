@@ -1,0 +1,129 @@
+"""What a stylization can be told, its defaults, and the paper's own values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from nst_jax.architectures import Padding, Pooling
+from nst_jax.errors import InputError
+
+if TYPE_CHECKING:  # JAX and Pillow are slow to import, and the command line's help needs neither
+    from pathlib import Path
+
+    import optax
+
+    from nst_jax.images import ImageSource
+    from nst_jax.weights import Weights
+
+__all__ = ["PAPER", "Form", "Settings"]
+
+Form = Literal["relative", "paper"]
+"""How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
+raw sums (`nst_jax.losses`)."""
+
+STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to make a picture. The defaults suit every size, both models and most pairs.
+
+    Attributes:
+        size: longest side of the output in pixels; None keeps the content's own size.
+        steps: updates of the picture.
+        content_weight: α. Higher keeps more of the photo; 0 makes a texture of the style alone.
+        style_weight: β. 0 reconstructs the content alone.
+        style_weights: how much each style image counts; None for equal parts.
+        content_layers: the taps that compare content, with their weights.
+        style_layers: the taps that compare style, with their weights. Shallow layers carry colour
+            and grain, deep ones larger shapes.
+        tv: weight of the total variation, which smooths.
+        form: ``relative`` losses, whose weights mean the same at every size and for every model, or
+            the ``paper``'s raw sums.
+        pooling: ``max``, ``average`` or ``l2``.
+        padding: ``replicate`` or ``same``, of the first convolution.
+        optimizer: ``lbfgs`` (with a line search) or ``adam``, or any Optax transformation.
+        lr: Adam's learning rate, in units of the [0, 1] range a step; None for 0.02. L-BFGS finds
+            its own.
+        init: where to start: ``content``, ``noise`` (uniform, from the seed), ``gray``, or a
+            picture (a path, PIL image or array).
+        seed: of the noise.
+        model: ``auto`` (VGG19 if it can be had, else the bundled VGG16), ``vgg19`` or ``vgg16``.
+        weights: a weight file to use instead, or `nst_jax.weights.Weights` already loaded.
+        dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 on
+            accelerators and float32 on CPUs. Losses and the picture are float32 always.
+    """
+
+    size: int | None = 512
+    steps: int = 200
+    content_weight: float = 0.01
+    style_weight: float = 1.0
+    style_weights: tuple[float, ...] | None = None
+    content_layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_2": 1.0})
+    style_layers: Mapping[str, float] = field(
+        default_factory=lambda: dict(zip(STYLE_LAYERS, (0.4, 0.25, 0.15, 0.1, 0.1), strict=True))
+    )
+    tv: float = 0.0
+    form: Form = "relative"
+    pooling: Pooling = "max"
+    padding: Padding = "replicate"
+    optimizer: Literal["lbfgs", "adam"] | optax.GradientTransformation = "lbfgs"
+    lr: float | None = None
+    init: ImageSource = "content"
+    seed: int = 0
+    model: Literal["auto", "vgg19", "vgg16"] = "auto"
+    weights: Path | str | Weights | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without files.
+
+        Raises:
+            InputError: naming the first setting that is out of range.
+        """
+        for name in ("content_weight", "style_weight", "tv"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; give a number from 0 up")
+        if self.content_weight == self.style_weight == 0:
+            raise InputError("content_weight and style_weight are both 0; one must count")
+        if self.size is not None and self.size < 16:
+            raise InputError(f"size is {self.size}; the network needs at least 16 pixels")
+        if self.steps < 0:
+            raise InputError(f"steps is {self.steps}; it cannot be negative")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"lr is {self.lr}; give a number above 0")
+        if self.lr is not None and self.optimizer != "adam":
+            raise InputError("lr is Adam's; L-BFGS searches for its own, others bring theirs")
+        if isinstance(self.optimizer, str) and self.optimizer not in ("lbfgs", "adam"):
+            raise InputError(f"optimizer is {self.optimizer!r}; choose lbfgs or adam")
+        for name, kind in (("form", Form), ("pooling", Pooling), ("padding", Padding)):
+            if getattr(self, name) not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"dtype is {self.dtype!r}; choose auto, float32 or bfloat16")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 to 2^32 - 1")
+        for name in ("content_layers", "style_layers"):
+            for tap, weight in getattr(self, name).items():
+                if not 0 <= weight < math.inf:
+                    raise InputError(f"{name}: {tap} has weight {weight}; give a number from 0 up")
+
+
+PAPER: Final = Settings(
+    content_weight=1.0,
+    style_weight=1000.0,
+    content_layers={"relu4_2": 1.0},
+    style_layers=dict.fromkeys(STYLE_LAYERS, 0.2),
+    form="paper",
+    pooling="average",
+    padding="same",
+    init="noise",
+    steps=500,
+)
+"""Gatys, Ecker & Bethge (2015), section Methods: raw sums, average pooling, white noise, content at
+layer conv4_2, style at conv1_1 … conv5_1 in equal parts, α/β = 1/1000."""

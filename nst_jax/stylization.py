@@ -1,0 +1,334 @@
+"""The whole job: from pictures in to a picture out.
+
+Files, resizing, precision and bookkeeping live here; the mathematics is in `nst_jax.objective`, the
+loop in `nst_jax.optimize`.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Float32
+
+from nst_jax import images
+from nst_jax import weights as weight_files
+from nst_jax.errors import DivergedError, InputError
+from nst_jax.images import ImageSource
+from nst_jax.memory import compile_to_fit
+from nst_jax.objective import LossWeights, loss, make_targets
+from nst_jax.optimize import History, Progress, minimise
+from nst_jax.settings import Settings
+
+__all__ = ["Result", "reconstruct", "stylize", "texture"]
+
+DEFAULT_LR: Final = 0.02
+LBFGS_MEMORY: Final = 10
+
+_targets = jax.jit(
+    make_targets,
+    static_argnames=(
+        "content_layers",
+        "style_layers",
+        "style_weights",
+        "form",
+        "pooling",
+        "padding",
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished picture and how it came about.
+
+    Attributes:
+        image: float32 RGB (h, w, 3) in [0, 1], sRGB.
+        alpha: the content's alpha (h, w) at the picture's size, or None.
+        history: the losses, one entry a step (`nst_jax.optimize.History`).
+        settings: everything that decides the picture, as plain JSON values: the settings, the
+            model and its weights' SHA-256, versions, and the device; and the times that it took.
+    """
+
+    image: Float32[np.ndarray, "h w 3"]
+    alpha: Float32[np.ndarray, "h w"] | None
+    history: History
+    settings: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write PNG, JPEG, WebP or TIFF, with alpha where the format has it and the settings as
+        metadata (key ``nst_jax``, JSON).
+
+        Raises:
+            InputError: the file cannot be written; one that was there before is untouched.
+        """
+        metadata = {
+            "Software": f"nst_jax {self.settings['version']}",
+            "nst_jax": json.dumps(self.settings),
+        }
+        images.write(path, self.image, alpha=self.alpha, metadata=metadata)
+
+
+def stylize(
+    content: ImageSource,
+    style: ImageSource | Sequence[ImageSource],
+    settings: Settings | None = None,
+    *,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+    **changes: Any,
+) -> Result:
+    """Paint ``content`` in the style of one or more pictures (Gatys, Ecker & Bethge 2015).
+
+    Args:
+        content: a path, PIL image or array (`nst_jax.images.read`).
+        style: one such, or a list of them. Larger ones are scaled down to the output's longest
+            side; smaller ones are left, because enlarging would blur their texture.
+        settings: see `Settings`.
+        on_progress: called about once a second (`nst_jax.optimize.Progress`); returning True
+            stops with the picture so far.
+        every: call at multiples of this many steps too.
+        **changes: single settings by name, over ``settings``.
+
+    Raises:
+        InputError: a picture or a setting that the job cannot be done with.
+        DivergedError: the loss stopped being finite; its ``image`` is the last good picture and
+            its ``result`` a `Result` that holds it.
+
+    ```python
+    result = nst_jax.stylize("cat.jpg", "swirls.jpg", size=512)
+    result.save("cat-swirls.png")
+    ```
+    """
+    return _run(content, _as_list(style), _settings(settings, changes), on_progress, every)
+
+
+def reconstruct(
+    content: ImageSource,
+    settings: Settings | None = None,
+    *,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+    **changes: Any,
+) -> Result:
+    """Find a picture with the same features as ``content`` at the content layers, from noise.
+
+    It shows what those layers keep of a picture (the paper's figure 1, content). Arguments and
+    errors are `stylize`'s; the style settings have no effect, ``init`` is noise and
+    ``content_weight`` 1 unless given.
+    """
+    changes = {"init": "noise", "content_weight": 1.0} | changes | {"style_weight": 0.0}
+    return _run(content, (), _settings(settings, changes), on_progress, every)
+
+
+def texture(
+    style: ImageSource | Sequence[ImageSource],
+    settings: Settings | None = None,
+    *,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+    **changes: Any,
+) -> Result:
+    """Synthesise a square texture with the style's Gram matrices, from noise.
+
+    After Gatys, Ecker & Bethge, "Texture Synthesis Using Convolutional Neural Networks" (2015).
+    Arguments and errors are `stylize`'s; the content settings have no effect, ``init`` is noise
+    unless given.
+    """
+    changes = {"init": "noise"} | changes | {"content_weight": 0.0}
+    return _run(None, _as_list(style), _settings(settings, changes), on_progress, every)
+
+
+def _as_list(style: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    return cast(list[ImageSource], list(style) if isinstance(style, list | tuple) else [style])
+
+
+def _settings(settings: Settings | None, changes: dict[str, Any]) -> Settings:
+    unknown = sorted(set(changes) - {field.name for field in fields(Settings)})
+    if unknown:
+        raise InputError(f"there is no setting {unknown[0]!r}; see nst_jax.Settings")
+    return replace(settings or Settings(), **changes)
+
+
+def _run(
+    content: ImageSource | None,
+    styles: Sequence[ImageSource],
+    settings: Settings,
+    on_progress: Callable[[Progress], bool | None] | None,
+    every: int | None,
+) -> Result:
+    begun = time.perf_counter()
+    picture = None if content is None else images.read(content, name="content")
+    shape = _output_shape(picture, settings)
+    with_content = picture is not None and settings.content_weight > 0
+    with_style = settings.style_weight > 0
+    if with_style and not styles:
+        raise InputError("no style image was given; give at least one, or a style weight of 0")
+    style_pixels = [_read_style(style, max(shape)) for style in styles] if with_style else []
+    goal = None if picture is None else images.resize(picture.pixels, shape)
+    start = _start(settings, goal, shape)
+
+    loaded = (
+        settings.weights
+        if isinstance(settings.weights, weight_files.Weights)
+        else weight_files.resolve(settings.model, settings.weights)
+    )
+    dtype = _dtype(settings)
+    params = _to_device(loaded.params, dtype)
+    content_layers = settings.content_layers if with_content else {}
+    style_layers = settings.style_layers if with_style else {}
+    pixels = (
+        jnp.asarray(goal) if with_content else None,
+        [jnp.asarray(pixels) for pixels in style_pixels],
+    )
+    targets = compile_to_fit(
+        _targets,
+        params,
+        *pixels,
+        content_layers=tuple(content_layers),
+        style_layers=tuple(style_layers),
+        style_weights=settings.style_weights,
+        form=settings.form,
+        pooling=settings.pooling,
+        padding=settings.padding,
+    )(params, *pixels)
+    loss_weights = LossWeights(
+        settings.content_weight, settings.style_weight, settings.tv, content_layers, style_layers
+    )
+
+    def result(image: Array, history: History, times: dict[str, float]) -> Result:
+        alpha = None if picture is None or picture.alpha is None else picture.alpha
+        return Result(
+            np.asarray(image),
+            None if alpha is None else images.resize(alpha, shape),
+            history,
+            _record(settings, content, styles, shape, dtype, loaded, len(history)) | times,
+        )
+
+    try:
+        outcome = minimise(
+            loss,
+            start,
+            (params, targets, loss_weights),
+            optimizer=_optimizer(settings),
+            steps=settings.steps,
+            on_progress=on_progress,
+            every=every,
+        )
+    except DivergedError as error:
+        error.result = result(error.image, error.history, {})
+        raise
+    times = {
+        "seconds": round(time.perf_counter() - begun, 3),
+        "compile_seconds": round(outcome.compile_seconds, 3),
+        "steps_seconds": round(outcome.seconds, 3),
+    }
+    return result(outcome.image, outcome.history, times)
+
+
+def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[int, int]:
+    if picture is None:
+        if settings.size is None:
+            raise InputError("a texture has no size of its own; give size in pixels")
+        return settings.size, settings.size
+    if settings.size is None:
+        height, width = picture.pixels.shape[:2]
+        return height, width
+    return images.fit(picture.pixels.shape, settings.size)
+
+
+def _read_style(style: ImageSource, longest_side: int) -> Float32[np.ndarray, "_ _ 3"]:
+    pixels = images.read(style, name="style").pixels
+    if max(pixels.shape[:2]) <= longest_side:
+        return pixels
+    return images.resize(pixels, images.fit(pixels.shape, longest_side))
+
+
+def _start(
+    settings: Settings, content: Float32[np.ndarray, "h w 3"] | None, shape: tuple[int, int]
+) -> Float[Array, "h w 3"]:
+    if isinstance(settings.init, str) and settings.init == "content":
+        if content is None:
+            raise InputError("init is 'content' but there is no content; choose noise or gray")
+        return jnp.asarray(content)
+    if isinstance(settings.init, str) and settings.init == "noise":
+        return jax.random.uniform(jax.random.key(settings.seed), (*shape, 3))
+    if isinstance(settings.init, str) and settings.init == "gray":
+        return jnp.full((*shape, 3), 0.5)
+    return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
+
+
+def _dtype(settings: Settings) -> Any:
+    if settings.dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(settings.dtype)
+
+
+def _to_device(params: weight_files.Params, dtype: Any) -> dict[str, dict[str, Array]]:
+    return {
+        layer: {
+            name: jnp.asarray(value, jnp.float32 if layer == "input" else dtype)
+            for name, value in arrays.items()
+        }
+        for layer, arrays in params.items()
+    }
+
+
+def _optimizer(settings: Settings) -> optax.GradientTransformation:
+    if isinstance(settings.optimizer, str):
+        return _named_optimizer(settings.optimizer, settings.lr)
+    return settings.optimizer
+
+
+@cache  # the same object again means no new compilation
+def _named_optimizer(name: str, lr: float | None) -> optax.GradientTransformation:
+    if name == "adam":
+        return optax.adam(lr or DEFAULT_LR, b1=0.9, b2=0.99)
+    return optax.lbfgs(memory_size=LBFGS_MEMORY)
+
+
+def _record(
+    settings: Settings,
+    content: ImageSource | None,
+    styles: Sequence[ImageSource],
+    shape: tuple[int, int],
+    dtype: Any,
+    weights: weight_files.Weights,
+    steps_done: int,
+) -> dict[str, Any]:
+    """Everything that decides the picture, as JSON values; files by name, without their folders."""
+    values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return values | {
+        "version": version("nst-jax"),
+        "content": None if content is None else _name(content),
+        "styles": [_name(style) for style in styles],
+        "init": _name(settings.init),
+        "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
+        "content_layers": dict(settings.content_layers),
+        "style_layers": dict(settings.style_layers),
+        "width": shape[1],
+        "height": shape[0],
+        "steps_done": steps_done,
+        "dtype": jnp.dtype(dtype).name,
+        "model": weights.model,
+        "weights": weights.path.name,
+        "weights_sha256": weights.sha256,
+        "weights_source": weights.source,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name
+    return f"<{type(source).__name__}>"
