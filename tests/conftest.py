@@ -1,0 +1,142 @@
+"""Real weights, real photos and an independent network, shared by the tests of the numerics."""
+
+from typing import no_type_check
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as nnf
+from skimage import data
+from sklearn.datasets import load_sample_image
+
+jax.config.update("jax_platforms", "cpu")
+hypothesis.settings.register_profile("nst_jax", deadline=None)
+hypothesis.settings.load_profile("nst_jax")
+
+CHECKED = [f"nst_jax.{name}" for name in ("convolution", "losses", "objective", "vgg")]
+with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
+    from nst_jax import objective, vgg, weights
+
+# JAX rebuilds registered dataclasses around things that are no arrays (shapes, axes, markers).
+for dataclass in (objective.Targets, objective.LossWeights):
+    no_type_check(dataclass.__init__)
+
+CONFIGURATIONS = {  # 0 is a pooling
+    "vgg16": (64, 64, 0, 128, 128, 0, *[256] * 3, 0, *[512] * 3, 0, *[512] * 3),
+    "vgg19": (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4),
+}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Let wrong arguments pass the annotations, to see what the code itself says of them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def vgg16():
+    """Parameters of the bundled VGG16."""
+    return jax.tree.map(jnp.asarray, weights.load(weights.bundled_path()).params)
+
+
+@pytest.fixture(scope="session")
+def vgg19():
+    """Random parameters of VGG19 (He et al. 2015), under a preprocessing of their own."""
+    rng = np.random.default_rng(19)
+    mean, std = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
+    params, before, block, index = {"input": {"mean": mean, "std": std}}, 3, 1, 0
+    for width in CONFIGURATIONS["vgg19"]:
+        if width == 0:
+            block, index = block + 1, 0
+            continue
+        index += 1
+        kernel = rng.normal(0, np.sqrt(2 / (9 * before)), (3, 3, before, width))
+        params[f"conv{block}_{index}"] = {"kernel": kernel, "bias": rng.normal(0, 0.1, width)}
+        before = width
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Five photos by name, uint8."""
+    return {
+        "astronaut": data.astronaut(),
+        "chelsea": data.chelsea(),
+        "coffee": data.coffee(),
+        "china": load_sample_image("china.jpg"),
+        "flower": load_sample_image("flower.jpg"),
+    }
+
+
+def crop(photo, top, left, height, width, stride=2):
+    part = photo[top:, left:][: height * stride : stride, : width * stride : stride]
+    return jnp.asarray(part, jnp.float32) / 255
+
+
+@pytest.fixture(scope="session")
+def face(photos):
+    """64 by 80 pixels of a person, float32 RGB in [0, 1]."""
+    return crop(photos["astronaut"], 30, 130, 64, 80)
+
+
+@pytest.fixture(scope="session")
+def cat(photos):
+    """64 by 80 pixels of a cat, as large as the face."""
+    return crop(photos["chelsea"], 60, 100, 64, 80)
+
+
+@pytest.fixture(scope="session")
+def roofs(photos):
+    """72 by 56 pixels of a temple's roofs."""
+    return crop(photos["china"], 60, 200, 72, 56)
+
+
+@pytest.fixture(scope="session")
+def petals(photos):
+    """48 by 64 pixels of a flower."""
+    return crop(photos["flower"], 100, 200, 48, 64)
+
+
+def torch_features(params, image, pooling="max", padding="replicate"):
+    """Run VGG in PyTorch on ``image`` (h, w, 3), in its dtype; return all taps as (n, h, w)."""
+
+    def tensor(x):
+        return torch.from_numpy(np.array(x, np.float64)).to(image.dtype)
+
+    layers = tuple(params[n]["kernel"].shape[3] for n in sorted(params) if n != "input")
+    (config,) = [c for c in CONFIGURATIONS.values() if tuple(w for w in c if w) == layers]
+    taps, block, index = {}, 1, 0
+    x = (image - tensor(params["input"]["mean"])) / tensor(params["input"]["std"])
+    x = x.permute(2, 0, 1)[None]
+    for width in config:
+        if width == 0:
+            gain = vgg.POOLING_GAIN[pooling]
+            if pooling == "max":
+                x = nnf.max_pool2d(x, 2)
+            elif pooling == "average":
+                x = gain * nnf.avg_pool2d(x, 2)
+            else:
+                x = gain * nnf.lp_pool2d(x, 2, 2)
+            block, index = block + 1, 0
+            continue
+        index += 1
+        layer = params[f"conv{block}_{index}"]
+        kernel = tensor(layer["kernel"]).permute(3, 2, 0, 1)
+        if (block, index, padding) == (1, 1, "replicate"):
+            x = nnf.pad(x, (1, 1, 1, 1), mode="replicate")
+        else:
+            x = nnf.pad(x, (1, 1, 1, 1))
+        x = nnf.conv2d(x, kernel, tensor(layer["bias"]))
+        taps[f"conv{block}_{index}"] = x[0]
+        x = nnf.relu(x)
+        taps[f"relu{block}_{index}"] = x[0]
+    return taps
+
+
+@pytest.fixture(scope="session")
+def reference_features():
+    return torch_features
