@@ -101,8 +101,11 @@ def petals(photos):
     return crop(photos["flower"], 100, 200, 48, 64)
 
 
-def torch_features(params, image, pooling="max", padding="replicate"):
-    """Run VGG in PyTorch on ``image`` (h, w, 3), in its dtype; return all taps as (n, h, w)."""
+def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
+    """Run VGG in PyTorch on ``image`` (h, w, 3), in its dtype; return all taps as (n, h, w).
+
+    Only the first ``blocks`` are run.
+    """
 
     def tensor(x):
         return torch.from_numpy(np.array(x, np.float64)).to(image.dtype)
@@ -114,6 +117,8 @@ def torch_features(params, image, pooling="max", padding="replicate"):
     x = x.permute(2, 0, 1)[None]
     for width in config:
         if width == 0:
+            if block == blocks:
+                break
             gain = vgg.POOLING_GAIN[pooling]
             if pooling == "max":
                 x = nnf.max_pool2d(x, 2)
