@@ -108,7 +108,7 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
     """
 
     def tensor(x):
-        return torch.from_numpy(np.array(x, np.float64)).to(image.dtype)
+        return torch.tensor(np.asarray(x)).to(image.dtype)
 
     layers = tuple(params[n]["kernel"].shape[3] for n in sorted(params) if n != "input")
     (config,) = [c for c in CONFIGURATIONS.values() if tuple(w for w in c if w) == layers]

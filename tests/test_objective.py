@@ -104,10 +104,8 @@ def start(face):
 def case(request, vgg16, start, face, roofs, petals, reference_features):
     """Targets, the reference's image in float32 with its parts, and the parts in float64."""
     form, pooling, padding = request.param
-    targets = make_targets(
-        vgg16,
-        face,
-        [roofs, petals],
+    make = partial(
+        make_targets,
         content_layers=list(CONTENT_LAYERS),
         style_layers=list(STYLE_LAYERS),
         style_weights=STYLE_WEIGHTS,
@@ -115,6 +113,7 @@ def case(request, vgg16, start, face, roofs, petals, reference_features):
         pooling=pooling,
         padding=padding,
     )
+    targets = jax.jit(make)(vgg16, face, [roofs, petals])
 
     def reference(dtype):
         image = tensor(start, dtype).requires_grad_()

@@ -1,0 +1,393 @@
+"""The compiled loop against a plain Python loop over the same Optax transformation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nst_jax.errors import DivergedError, InputError
+from nst_jax.objective import LossWeights, make_targets
+from nst_jax.objective import loss as style_transfer
+from nst_jax.optimize import MAX_CHUNK, minimise
+
+SHAPE = (4, 5, 3)
+STEEPNESS = jnp.asarray(np.geomspace(0.1, 2, np.prod(SHAPE)).reshape(SHAPE), jnp.float32)
+
+
+def uniform(low, high, seed=0, shape=SHAPE):
+    return jnp.asarray(np.random.default_rng(seed).uniform(low, high, shape), jnp.float32)
+
+
+START, GOAL = uniform(0, 1), uniform(0.2, 0.8, seed=1)
+
+
+def quadratic(image, goal):
+    """A bowl whose sides are steeper in some directions than in others."""
+    squares = STEEPNESS * (image - goal) ** 2
+    return squares.sum(), {"mean": squares.mean(), "first": squares[0, 0, 0]}
+
+
+def sgd():
+    return optax.chain(optax.clip(0.5), optax.sgd(0.02, momentum=0.9))
+
+
+OPTIMIZERS = {"adam": lambda: optax.adam(0.02), "lbfgs": optax.lbfgs, "sgd": sgd}
+FIRST_ORDER = ["adam", "sgd"]
+
+
+class Recorder:
+    """A callback that keeps what it was told, and asks to stop at a step."""
+
+    def __init__(self, stop_at=None):
+        self.reports, self.stop_at = [], stop_at
+
+    def __call__(self, progress):
+        self.reports.append(progress)
+        return self.stop_at is not None and progress.step >= self.stop_at
+
+    @property
+    def steps(self):
+        return [report.step for report in self.reports]
+
+
+def counted(loss):
+    """Return the loss and the list that grows each time Python runs it, that is, at each trace."""
+    traces = []
+
+    def traced(*args):
+        traces.append(1)
+        return loss(*args)
+
+    return traced, traces
+
+
+def plain_loop(loss, image, args, optimizer, steps):
+    """Images after each step, and the total and parts before it, without any compiled loop."""
+    state, images, history = optimizer.init(image), [], []
+    for step in range(1, steps + 1):
+        (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
+        updates, state = optimizer.update(grads, state, image)
+        image = jnp.clip(optax.apply_updates(image, updates), 0, 1)
+        images.append(image)
+        history.append({"step": step, "total": total, **parts})
+    return images, history
+
+
+def plain_lbfgs(loss, image, args, steps):
+    """The loop that Optax' documentation gives for a line search."""
+    optimizer, totals = optax.lbfgs(), []
+
+    def f(x):
+        return loss(x, *args)[0]
+
+    state = optimizer.init(image)
+    for _ in range(steps):
+        total, grads = optax.value_and_grad_from_state(f)(image, state=state)
+        updates, state = optimizer.update(grads, state, image, value=total, grad=grads, value_fn=f)
+        image = optax.apply_updates(image, updates)
+        totals.append(float(total))
+    return image, totals
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_quadratic_is_minimised(name):
+    outcome = minimise(quadratic, START, (GOAL,), optimizer=OPTIMIZERS[name](), steps=150)
+    assert quadratic(outcome.image, GOAL)[0] < 1e-3 * quadratic(START, GOAL)[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_objective_is_reduced(name, vgg16, cat, face):
+    content, style = cat[:32, :40], face[:36, :32]
+    layers = {"relu2_1": 1.0}
+    targets = make_targets(
+        vgg16, content, [style], content_layers=list(layers), style_layers=list(layers)
+    )
+    args = (vgg16, targets, LossWeights(1.0, 10.0, 0.1, layers, layers))
+    start = uniform(0.3, 0.7, shape=content.shape)
+    optimizer = OPTIMIZERS[name]()
+    outcome = minimise(style_transfer, start, args, optimizer=optimizer, steps=15)
+    before, after = (float(style_transfer(x, *args)[0]) for x in (start, outcome.image))
+    assert outcome.history[0]["total"] == pytest.approx(before, rel=1e-4)
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_each_step_equals_a_plain_loops(name):
+    goal = uniform(-0.5, 1.5, seed=2)  # so that the clip matters
+    recorder = Recorder()
+    outcome = minimise(
+        quadratic,
+        START,
+        (goal,),
+        optimizer=OPTIMIZERS[name](),
+        steps=30,
+        on_progress=recorder,
+        every=1,
+    )
+    images, history = plain_loop(quadratic, START, (goal,), OPTIMIZERS[name](), 30)
+    assert any(image.min() == 0 and image.max() == 1 for image in images)
+    for report, image in zip(recorder.reports, images, strict=True):
+        np.testing.assert_allclose(report.image, image, 1e-4, 1e-5)
+    np.testing.assert_array_equal(outcome.image, recorder.reports[-1].image)
+    for got, want in zip(outcome.history, history, strict=True):
+        assert got == pytest.approx({key: float(x) for key, x in want.items()}, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_chunks_do_not_change_the_result(name):
+    run = [
+        minimise(quadratic, START, (GOAL,), optimizer=OPTIMIZERS[name](), steps=12, every=every)
+        for every in (None, 5)
+    ]
+    np.testing.assert_allclose(run[0].image, run[1].image, 1e-5)
+    totals = [[entry["total"] for entry in outcome.history] for outcome in run]
+    np.testing.assert_allclose(*totals, 1e-5)
+
+
+def test_lbfgs_equals_a_plain_loop():
+    outcome = minimise(quadratic, START, (GOAL,), optimizer=optax.lbfgs(), steps=8)
+    image, totals = plain_lbfgs(quadratic, START, (GOAL,), 8)
+    np.testing.assert_allclose(outcome.image, image, 1e-3)
+    np.testing.assert_allclose([entry["total"] for entry in outcome.history], totals, 1e-2)
+
+
+def test_lbfgs_records_parts_at_the_ends_of_chunks():
+    recorder = Recorder()
+    outcome = minimise(
+        quadratic,
+        START,
+        (GOAL,),
+        optimizer=optax.lbfgs(),
+        steps=8,
+        every=3,
+        on_progress=recorder,
+    )
+    assert [entry["step"] for entry in outcome.history] == list(range(1, 9))
+    assert all("total" in entry for entry in outcome.history)
+    assert [entry["step"] for entry in outcome.history if "mean" in entry] == [3, 6, 8]
+    for report in recorder.reports:
+        parts = quadratic(report.image, GOAL)[1]
+        for name, part in parts.items():
+            assert report.losses[-1][name] == pytest.approx(float(part), rel=1e-3, abs=1e-9)
+
+
+def test_a_line_search_is_not_clipped_on_its_way():
+    goal = uniform(-0.5, 1.5, seed=2)
+    outcome = minimise(quadratic, START, (goal,), optimizer=optax.lbfgs(), steps=40)
+    assert outcome.history[-1]["total"] < 1e-6
+    np.testing.assert_allclose(outcome.image, jnp.clip(goal, 0, 1), 1e-3, 1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pictures_stay_in_the_unit_range(name):
+    goal = uniform(-0.5, 1.5, seed=2)
+    recorder = Recorder()
+    optimizer = OPTIMIZERS[name]()
+    outcome = minimise(
+        quadratic, START, (goal,), optimizer=optimizer, steps=60, on_progress=recorder
+    )
+    for image in (outcome.image, *(report.image for report in recorder.reports)):
+        assert image.min() >= 0
+        assert image.max() <= 1
+
+
+def test_any_stateful_transformation_can_be_used():
+    """Its first state may be the image itself, whose memory the loop reuses."""
+    optimizer = optax.contrib.schedule_free_adamw(0.05)
+    outcome = minimise(quadratic, START, (GOAL,), optimizer=optimizer, steps=100)
+    assert outcome.history[-1]["total"] < 0.1 * outcome.history[0]["total"]
+
+
+# --- compilation and memory ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_chunks_of_all_lengths_share_one_program(name):
+    counts = set()
+    for steps in (1, 3 * MAX_CHUNK + 7):
+        loss, traces = counted(quadratic)
+        recorder = Recorder()
+        minimise(
+            loss,
+            START,
+            (GOAL,),
+            optimizer=OPTIMIZERS[name](),
+            steps=steps,
+            on_progress=recorder,
+        )
+        counts.add(len(traces))
+    assert len({len(report.losses) for report in recorder.reports}) > 2
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_same_optimizer_reuses_the_program(name):
+    loss, traces = counted(quadratic)
+    optimizer = OPTIMIZERS[name]()
+    minimise(loss, START, (GOAL,), optimizer=optimizer, steps=3)
+    before = len(traces)
+    other = minimise(loss, START, (1 - GOAL,), optimizer=optimizer, steps=200)
+    assert len(traces) == before
+    np.testing.assert_allclose(other.image, 1 - GOAL, atol=0.05)  # no old goal is built in
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_callers_arrays_survive(name):
+    start, goal = jnp.array(START), jnp.array(GOAL)
+    recorder = Recorder()
+    minimise(
+        quadratic,
+        start,
+        (goal,),
+        optimizer=OPTIMIZERS[name](),
+        steps=7,
+        every=2,
+        on_progress=recorder,
+    )
+    np.testing.assert_array_equal(start, START)
+    np.testing.assert_array_equal(goal, GOAL)
+    assert len({np.asarray(report.image).tobytes() for report in recorder.reports}) == len(
+        recorder.reports
+    )
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_progress_covers_every_step_once(name):
+    recorder = Recorder()
+    outcome = minimise(
+        quadratic,
+        START,
+        (GOAL,),
+        optimizer=OPTIMIZERS[name](),
+        steps=250,
+        on_progress=recorder,
+    )
+    assert [entry for report in recorder.reports for entry in report.losses] == outcome.history
+    assert [entry["step"] for entry in outcome.history] == list(range(1, 251))
+    assert [report.losses[-1]["step"] for report in recorder.reports] == recorder.steps
+    assert {report.steps for report in recorder.reports} == {250}
+    seconds = [report.seconds for report in recorder.reports]
+    assert sorted(seconds) == seconds
+    assert outcome.seconds >= seconds[-1]
+
+
+@pytest.mark.parametrize("every", [1, 7, MAX_CHUNK + 20])
+def test_chunks_end_at_multiples(every):
+    recorder = Recorder()
+    minimise(
+        quadratic,
+        START,
+        (GOAL,),
+        optimizer=optax.adam(0.02),
+        steps=2 * every + 3,
+        every=every,
+        on_progress=recorder,
+    )
+    assert {every, 2 * every, 2 * every + 3} <= set(recorder.steps)
+
+
+def test_a_true_callback_stops():
+    recorder = Recorder(stop_at=10)
+    outcome = minimise(
+        quadratic,
+        START,
+        (GOAL,),
+        optimizer=optax.adam(0.02),
+        steps=1000,
+        every=5,
+        on_progress=recorder,
+    )
+    assert recorder.steps[-1] == len(outcome.history) == 10
+    images, _ = plain_loop(quadratic, START, (GOAL,), optax.adam(0.02), 10)
+    np.testing.assert_allclose(outcome.image, images[-1], 1e-4)
+
+
+# --- ends ----------------------------------------------------------------------------------------
+
+
+def fragile(image, goal):
+    """Not a number once the image is near its goal."""
+    total, parts = quadratic(image, goal)
+    return jnp.where(total < 0.5, jnp.nan, total), parts
+
+
+@pytest.mark.parametrize("every", [1, 4, None])
+def test_divergence_hands_over_the_last_picture_that_was_checked(every):
+    recorder = Recorder()
+    with pytest.raises(DivergedError, match="smaller learning rate") as raised:
+        minimise(
+            fragile,
+            START,
+            (GOAL,),
+            optimizer=sgd(),
+            steps=300,
+            every=every,
+            on_progress=recorder,
+        )
+    caught = raised.value
+    images, history = plain_loop(quadratic, START, (GOAL,), sgd(), 300)
+    finite = sum(entry["total"] >= 0.5 for entry in history)
+    assert 1 < finite < 100
+    assert caught.step == recorder.steps[-1] == len(caught.history) <= finite
+    if every == 1:
+        assert caught.step == finite
+    np.testing.assert_allclose(caught.image, images[caught.step - 1], 1e-4)
+    assert all(np.isfinite(entry["total"]) for entry in caught.history)
+
+
+def test_divergence_of_a_pixel_is_seen_though_the_loss_is_finite():
+    def loss(image, goal):
+        return jnp.sqrt((image - goal) ** 2).sum(), {}  # its slope at the goal is 0 / 0
+
+    with pytest.raises(DivergedError) as raised:
+        minimise(loss, GOAL, (GOAL,), optimizer=optax.sgd(0.1), steps=1)
+    np.testing.assert_array_equal(raised.value.image, GOAL)
+    assert raised.value.step == 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_divergence_at_the_first_step(name):
+    def loss(image, goal):
+        return jnp.log(-1 - (image - goal) ** 2).sum(), {}
+
+    with pytest.raises(DivergedError) as raised:
+        minimise(loss, START, (GOAL,), optimizer=OPTIMIZERS[name](), steps=20)
+    np.testing.assert_array_equal(raised.value.image, START)
+    assert (raised.value.step, raised.value.history) == (0, [])
+
+
+def test_a_part_that_is_not_finite_is_divergence():
+    def loss(image, goal):
+        total, _ = quadratic(image, goal)
+        return total, {"part": total / 0}
+
+    with pytest.raises(DivergedError):
+        minimise(loss, START, (GOAL,), optimizer=optax.adam(0.02), steps=3)
+
+
+def test_no_steps_return_the_start():
+    loss, traces = counted(quadratic)
+    outcome = minimise(loss, START, (GOAL,), optimizer=optax.adam(0.02), steps=0)
+    np.testing.assert_array_equal(outcome.image, START)
+    assert not outcome.history
+    assert not traces
+
+
+def test_negative_steps_are_refused():
+    with pytest.raises(InputError, match="steps is -1"):
+        minimise(quadratic, START, (GOAL,), optimizer=optax.adam(0.02), steps=-1)
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf])
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_start_that_is_not_finite_is_refused(pixel, steps):
+    start = START.at[1, 2, 0].set(pixel)
+    with pytest.raises(InputError, match="start image"):
+        minimise(quadratic, start, (GOAL,), optimizer=optax.adam(0.02), steps=steps)
