@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -104,7 +103,7 @@ def setting(flag: str, kind: Any, text: str, *, default: str | None = None) -> A
     """Make an option for the setting of the same name; not given, the preset's value stays."""
     name = flag.removeprefix("--").replace("-", "_")
     shown = default or str(getattr(DEFAULTS, name))
-    return click.option(flag, name, type=kind, default=None, show_default=shown, help=text)
+    return click.option(flag, name, type=kind, help=f"{text}  [default: {shown}]")
 
 
 def choice(values: Any) -> click.Choice[str]:
@@ -118,10 +117,14 @@ def layers_text(layers: Any) -> str:
 
 
 FIRST_OPTIONS: Final = (
-    click.option("-o", "--out", type=FILE, required=True, help="PNG, JPEG, WebP or TIFF to write."),
+    click.option("-o", "--out", type=FILE, required=True, help="The picture to write."),
     setting("--size", Size(), "Longest side of the output."),
     setting("--steps", int, "Updates of the picture."),
 )
+INIT: Final = "Start from noise, gray or an image file."
+INIT_OPTIONS: Final = (setting("--init", str, INIT, default="noise"),)
+CONTENT_INIT: Final = "Start from content, noise, gray or an image file."
+CONTENT_INIT_OPTIONS: Final = (setting("--init", str, CONTENT_INIT, default="content"),)
 CONTENT_OPTIONS: Final = (
     setting(
         "--content-layers",
@@ -153,7 +156,6 @@ COMMON_OPTIONS: Final = (
     ),
     setting("--optimizer", click.Choice(["lbfgs", "adam"]), "How to descend."),
     setting("--lr", float, "Adam's learning rate.", default="0.02"),
-    setting("--init", str, "Start from content, noise, gray or an image file.", default="content"),
     setting("--seed", int, "Seed of the noise."),
     setting("--tv", float, "Weight of the total variation, which smooths."),
     setting("--form", choice(Form), "Losses relative to their target, or the paper's raw sums."),
@@ -206,7 +208,12 @@ main.add_command(weights_group)
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(
-    COMMON_OPTIONS[:3], BALANCE_OPTIONS, STYLE_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS[3:]
+    FIRST_OPTIONS,
+    BALANCE_OPTIONS,
+    CONTENT_INIT_OPTIONS,
+    STYLE_OPTIONS,
+    CONTENT_OPTIONS,
+    COMMON_OPTIONS,
 )
 def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
     """Paint CONTENT in the style of one or more STYLE pictures."""
@@ -217,7 +224,7 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(FIRST_OPTIONS, STYLE_OPTIONS, COMMON_OPTIONS)
+@with_options(FIRST_OPTIONS, INIT_OPTIONS, STYLE_OPTIONS, COMMON_OPTIONS)
 def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Make a square texture from one or more STYLE pictures, starting from noise."""
     from nst_jax import stylization
@@ -227,7 +234,7 @@ def texture(style: tuple[Path, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("content", type=FILE)
-@with_options(FIRST_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS)
+@with_options(FIRST_OPTIONS, INIT_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS)
 def reconstruct(content: Path, **options: Any) -> None:
     """Rebuild CONTENT from its features alone, starting from noise: what the layers see."""
     from nst_jax import stylization
@@ -237,15 +244,12 @@ def reconstruct(content: Path, **options: Any) -> None:
 
 def run(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[str, Any]) -> None:
     """Do a job with the command's options: progress, previews, trace, Ctrl-C, and saving."""
-    from tqdm import tqdm
-
     from nst_jax import images
 
     out, trace = options.pop("out"), options.pop("trace")
     save_every, quiet = options.pop("save_every"), options.pop("quiet")
     preset = PRESETS[options.pop("preset")]
     changes = {name: value for name, value in options.items() if given(name)}
-    settings = replace(preset, **changes)
     images.check_output(out)
     for source in inputs:
         if out.exists() and source.exists() and out.samefile(source):
@@ -254,37 +258,59 @@ def run(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[st
     with (
         trace_file(trace) as write_trace,
         stop_on_interrupt() as interrupted,
-        tqdm(total=settings.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar,
+        progress_bar(quiet) as show,
     ):
 
         def on_progress(progress: "Progress") -> bool:
-            bar.set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
-            bar.update(progress.step - bar.n)
+            show(progress)
             write_trace(progress)
             if save_every and progress.step % save_every == 0:
                 images.write(preview_path(out, progress.step), progress.image)
             return interrupted(started=True)
 
         try:
-            result = job(settings=settings, on_progress=on_progress, every=save_every)
+            result = job(settings=preset, on_progress=on_progress, every=save_every, **changes)
         except DivergedError as error:
             error.result.save(out)
-            raise DivergedError(
-                f"{error}; the picture of step {error.step} is in {out}",
-                image=error.image,
-                step=error.step,
-                history=error.history,
-            ) from error
+            click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
+            raise
     result.save(out)
-    done, steps = result.settings["steps_done"], settings.steps
-    if done < steps:
-        click.echo(f"{out}: stopped after {done} of {steps} steps; the picture so far", err=True)
+    made = result.settings
+    if made["converged"]:
+        click.echo(f"converged: no better picture found after step {made['steps_done']}")
+    elif made["steps_done"] < made["steps"]:
+        done = f"{made['steps_done']} of {made['steps']}"
+        click.echo(f"{out}: stopped after {done} steps; the picture so far", err=True)
         click.get_current_context().exit(INTERRUPTED)
     click.echo(
-        f"{out}: {result.settings['width']}x{result.settings['height']}, {done} steps in "
-        f"{result.settings['seconds']:.0f} s, {result.settings['model'].upper()}, "
-        f"{result.settings['dtype']} on {result.settings['device']}"
+        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps in "
+        f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
     )
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[["Progress"], None]]:
+    """Give a function that shows loss, step rate and time left; the bar comes with its first call,
+    so that an error before that stands alone."""
+    from tqdm import tqdm
+
+    if quiet:
+        yield lambda progress: None
+        return
+    bars: list[tqdm[Any]] = []
+
+    def show(progress: "Progress") -> None:
+        if not bars:
+            bars.append(tqdm(total=progress.steps, unit="step", dynamic_ncols=True))
+            bars[0].start_t -= progress.seconds
+        bars[0].set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
+        bars[0].update(progress.step - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def given(name: str) -> bool:

@@ -196,12 +196,13 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
-    if path.is_dir():
-        raise InputError(f"{label}: is a folder; give a file name")
-    if path.exists() and not os.access(path, os.W_OK):  # which replace() would not mind
-        raise InputError(f"{label}: is read-only; choose another name or allow writing")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{label}: its folder is read-only; choose another or allow writing")
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        raise InputError(f"{label}: is a folder; give a file name")
+    # os.replace() would not mind a file that is read-only.
+    if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
+        raise InputError(f"{label}: is read-only; choose another name or allow writing")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

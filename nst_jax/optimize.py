@@ -24,14 +24,17 @@ __all__ = ["History", "LossFn", "Outcome", "Progress", "minimise"]
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 100
-LINE_SEARCH_MIN_CHUNK = 5
-"""After a line search the loss' parts cost one more evaluation, so it is made only so often."""
+PARTS_EVERY = 10
+"""After a line search the loss' parts cost an evaluation of their own, so they are seen at most
+once in so many steps."""
+
+STALLED_STEPS = 10
+"""A line search that found no better picture this often in a row will find none later either."""
 
 History = list[dict[str, float]]
-"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts at the picture *before* that
-step. A line search yields only totals on the way; each chunk's last entry has the parts of the
-picture *after* it."""
-
+"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts, of the picture *before* that
+step. A line search yields only totals on the way; every tenth entry or so, and that of the last
+step asked for, has the parts of the picture *after* it."""
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 """``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
@@ -54,6 +57,8 @@ class Outcome(NamedTuple):
 
     image: Float[Array, "h w 3"]
     history: History
+    converged: bool
+    """Whether it ended early because the line search found nothing better."""
     compile_seconds: float
     seconds: float
 
@@ -93,7 +98,7 @@ def minimise(
         raise InputError("the start image holds values that are not finite numbers")
     history: History = []
     if steps == 0:
-        return Outcome(image, history, 0.0, 0.0)
+        return Outcome(image, history, False, 0.0, 0.0)
 
     optimizer = optax.with_extra_args_support(optimizer)
     image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
@@ -101,17 +106,18 @@ def minimise(
     line_search = optax.tree_utils.tree_get(opt_state, "value") is not None
 
     started = time.perf_counter()
-    program = compile_to_fit(_chunk, loss, optimizer, line_search, image, opt_state, args, 0)
+    program = compile_to_fit(_chunk, loss, optimizer, line_search, image, opt_state, args, 0, True)
     begun = time.perf_counter()
 
-    step, length, minimum = 0, 1, LINE_SEARCH_MIN_CHUNK if line_search else 1
-    while step < steps:
-        count = min(max(length, minimum), steps - step, MAX_CHUNK)
+    step, length, parts_due, converged, stop = 0, 1, 0, False, False
+    while step < steps and not (stop or converged):
+        count = min(length, steps - step, MAX_CHUNK)
         if every:
             count = min(count, every - step % every)
+        with_parts = line_search and (step + count >= parts_due or step + count == steps)
         good, chunk_begun = image.copy(), time.perf_counter()
-        image, opt_state, records = program(image, opt_state, args, count)
-        entries, finite = _entries(jax.device_get(records), step, count, line_search)
+        image, opt_state, records = program(image, opt_state, args, count, with_parts)
+        entries, finite = _entries(jax.device_get(records), step, count, with_parts)
         if not (finite and bool(jnp.isfinite(image).all())):
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
@@ -122,14 +128,21 @@ def minimise(
             )
         step += count
         history += entries
+        parts_due = step + PARTS_EVERY if with_parts else parts_due
         now = time.perf_counter()
-        length = round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun)))
+        length = max(1, round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun))))
+        recent = [entry["total"] for entry in history[-STALLED_STEPS:]]
+        converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         stop = on_progress is not None and on_progress(
             Progress(step, steps, jnp.clip(image, 0, 1), entries, now - begun)
         )
-        if stop:
-            break
-    return Outcome(jnp.clip(image, 0, 1), history, begun - started, time.perf_counter() - begun)
+    return Outcome(
+        jnp.clip(image, 0, 1),
+        history,
+        converged,
+        begun - started,
+        time.perf_counter() - begun,
+    )
 
 
 @partial(
@@ -145,8 +158,10 @@ def _chunk(
     opt_state: Any,
     args: tuple[Any, ...],
     count: Array | int,
-) -> tuple[Array, Any, dict[str, Array]]:
-    """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long."""
+    with_parts: Array | bool,
+) -> tuple[Array, Any, dict[str, Any]]:
+    """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
+    after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
     def value(image: Array) -> Array:
         return loss(image, *args)[0]
@@ -173,12 +188,18 @@ def _chunk(
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
     image, opt_state, records = jax.lax.fori_loop(0, count, step, (image, opt_state, records))
     if line_search:
-        records["last"] = loss(image, *args)[1]
+        parts = jax.eval_shape(lambda: loss(image, *args)[1])
+        records["last"] = jax.lax.cond(
+            with_parts,
+            lambda image: loss(image, *args)[1],
+            lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
+            image,
+        )
     return image, opt_state, records
 
 
 def _entries(
-    records: dict[str, Any], before: int, count: int, line_search: bool
+    records: dict[str, Any], before: int, count: int, with_parts: bool
 ) -> tuple[History, bool]:
     """Turn a chunk's records into history entries, and tell whether all are finite."""
     last = records.pop("last", {})
@@ -186,6 +207,6 @@ def _entries(
         {"step": before + i + 1} | {name: float(rows[i]) for name, rows in records.items()}
         for i in range(count)
     ]
-    if line_search:
+    if with_parts:
         entries[-1] |= {name: float(value) for name, value in last.items()}
     return entries, all(np.isfinite(value) for entry in entries for value in entry.values())

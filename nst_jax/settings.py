@@ -24,6 +24,7 @@ Form = Literal["relative", "paper"]
 """How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
 raw sums (`nst_jax.losses`)."""
 
+LARGEST_WEIGHT: Final = 1e30  # float32 ends at 3.4e38
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -86,8 +87,8 @@ class Settings:
         """
         for name in ("content_weight", "style_weight", "tv"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name} is {value}; give a number from 0 up")
+            if not 0 <= value <= LARGEST_WEIGHT:
+                raise InputError(f"{name} is {value}; give a number from 0 to {LARGEST_WEIGHT:g}")
         if self.content_weight == self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0; one must count")
         if self.size is not None and self.size < 16:

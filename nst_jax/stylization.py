@@ -205,7 +205,7 @@ def _run(
         settings.content_weight, settings.style_weight, settings.tv, content_layers, style_layers
     )
 
-    def result(image: Array, history: History, times: dict[str, float]) -> Result:
+    def result(image: Array, history: History, times: dict[str, Any]) -> Result:
         alpha = None if picture is None or picture.alpha is None else picture.alpha
         return Result(
             np.asarray(image),
@@ -228,6 +228,7 @@ def _run(
         error.result = result(error.image, error.history, {})
         raise
     times = {
+        "converged": outcome.converged,
         "seconds": round(time.perf_counter() - begun, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
         "steps_seconds": round(outcome.seconds, 3),
