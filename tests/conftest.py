@@ -14,6 +14,7 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 jax.config.update("jax_platforms", "cpu")
+torch.set_num_threads(1)  # two pools of threads on one machine wait for each other
 hypothesis.settings.register_profile("nst_jax", deadline=None)
 hypothesis.settings.load_profile("nst_jax")
 
