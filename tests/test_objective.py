@@ -265,9 +265,8 @@ def test_half_precision_parameters_give_float32_losses(vgg16, face, cat):
     layers = {"relu2_1": 1.0}
     totals = []
     for params in (half, vgg16):
-        targets = make_targets(
-            params, face, [face], content_layers=list(layers), style_layers=list(layers)
-        )
+        make = partial(make_targets, content_layers=list(layers), style_layers=list(layers))
+        targets = jax.jit(make)(params, face, [face])
         total, parts = value(cat, params, targets, LossWeights(1.0, 1.0, 0.0, layers, layers))
         assert {x.dtype for x in (total, *parts.values())} == {jnp.dtype(jnp.float32)}
         totals.append(float(total))
@@ -283,13 +282,14 @@ FEW_WEIGHTS = LossWeights(1.0, 2.0, 3.0, FEW, FEW)
 @pytest.fixture(scope="module")
 def few(vgg16):
     """Make targets at two shallow taps."""
-    return partial(make_targets, content_layers=list(FEW), style_layers=list(FEW))
+    make = partial(make_targets, content_layers=list(FEW), style_layers=list(FEW))
+    return jax.jit(make, static_argnames="form")
 
 
 def test_vmap_equals_single_calls(vgg16, few, face, cat, roofs):
     contents, images = jnp.stack([face, cat]), jnp.stack([cat, 1 - cat])
     targets = jax.vmap(few, (None, 0, None))(vgg16, contents, [roofs])
-    totals, parts = jax.vmap(loss, (0, None, 0, None))(images, vgg16, targets, FEW_WEIGHTS)
+    totals, parts = jax.vmap(value, (0, None, 0, None))(images, vgg16, targets, FEW_WEIGHTS)
     for i in range(2):
         alone = few(vgg16, contents[i], [roofs])
         total, single = value(images[i], vgg16, alone, FEW_WEIGHTS)
