@@ -313,6 +313,26 @@ def test_a_true_callback_stops():
     np.testing.assert_allclose(outcome.image, images[-1], 1e-4)
 
 
+def test_a_line_search_ends_where_nothing_better_is_found():
+    outcome = minimise(quadratic, START, (GOAL,), optimizer=optax.lbfgs(), steps=1000)
+    assert outcome.converged
+    assert len(outcome.history) < 1000
+    np.testing.assert_allclose(outcome.image, GOAL, atol=1e-3)
+    assert outcome.history[-1]["total"] <= min(entry["total"] for entry in outcome.history)
+
+
+def test_a_line_search_that_is_still_descending_has_not_converged():
+    outcome = minimise(quadratic, START, (GOAL,), optimizer=optax.lbfgs(), steps=4)
+    assert len(outcome.history) == 4
+    assert not outcome.converged
+
+
+def test_first_order_steps_are_all_taken():
+    outcome = minimise(quadratic, GOAL, (GOAL,), optimizer=optax.sgd(0.1), steps=50)
+    assert len(outcome.history) == 50  # though every total is the same
+    assert not outcome.converged
+
+
 # --- ends ----------------------------------------------------------------------------------------
 
 
