@@ -81,11 +81,16 @@ def plain_lbfgs(loss, image, args, steps):
     def f(x):
         return loss(x, *args)[0]
 
-    state = optimizer.init(image)
-    for _ in range(steps):
+    @jax.jit
+    def step(image, state):
         total, grads = optax.value_and_grad_from_state(f)(image, state=state)
         updates, state = optimizer.update(grads, state, image, value=total, grad=grads, value_fn=f)
-        image = optax.apply_updates(image, updates)
+        return optax.apply_updates(image, updates), state, total
+
+    state = optimizer.init(image)
+    for _ in range(steps):
+        state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # one type, one compilation
+        image, state, total = step(image, state)
         totals.append(float(total))
     return image, totals
 
