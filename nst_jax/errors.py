@@ -17,7 +17,7 @@ class DivergedError(ArithmeticError):
     """The loss or the picture stopped being finite.
 
     Attributes:
-        image: the last picture that was finite, as the optimisation held it.
+        image: the last picture that was seen to be finite, at the end of a chunk, in [0, 1].
         step: the number of steps behind that picture.
         history: the losses up to it, as `nst_jax.optimize.minimise` returns them.
         result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it.

@@ -17,8 +17,8 @@ __all__ = [
     "total_variation",
 ]
 
-EPSILON = 1e-12
-"""Keeps the relative losses finite for a target that is zero everywhere."""
+EPSILON = 1e-30
+"""Keeps the relative losses from dividing zero by zero at a target that is zero everywhere."""
 
 
 def gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:

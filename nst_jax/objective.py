@@ -89,21 +89,23 @@ def make_targets(
             averaged with these weights, scaled to sum to 1.
 
     Raises:
-        InputError: an unknown tap or option, or weights that do not fit the styles.
+        InputError: an unknown tap or option, layers without an image or an image without layers,
+            or weights that do not fit the styles.
     """
     if form not in get_args(Form):
         raise InputError(f"form is {form!r}; choose one of {', '.join(get_args(Form))}")
+    if (content is None) != (not content_layers):
+        raise InputError("give a content image and content layers, or neither")
+    if (not styles) != (not style_layers):
+        raise InputError("give style images and style layers, or neither")
     network = VGG(params, pooling=pooling, padding=padding)
-    content_features = {}
-    if content is not None and content_layers:
-        content_features = network(content, content_layers)
+    content_features = {} if content is None else network(content, content_layers)
     grams: dict[str, Array] = {}
-    if style_layers:
-        shares = _shares(len(styles), style_weights)
-        for style, share in zip(styles, shares, strict=True):
-            for tap, features in network(style, style_layers).items():
-                blended = share * _mean_gram(features)
-                grams[tap] = grams[tap] + blended if tap in grams else blended
+    shares = _shares(len(styles), style_weights)
+    for style, share in zip(styles, shares, strict=True):
+        for tap, features in network(style, style_layers).items():
+            blended = share * _mean_gram(features)
+            grams[tap] = grams[tap] + blended if tap in grams else blended
     return Targets(content_features, grams, form, pooling, padding)
 
 
@@ -123,7 +125,8 @@ def loss(
         and every layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``.
 
     Raises:
-        InputError: the weights name other layers than the targets hold.
+        InputError: the weights name other layers than the targets hold, or the content had
+            another size than the image.
     """
     _check_layers("content", weights.content_layers, targets.content)
     _check_layers("style", weights.style_layers, targets.style)
@@ -131,6 +134,12 @@ def loss(
     features = network(image, tuple({**targets.content, **targets.style}))
     paper = targets.form == "paper"
 
+    for tap, goal in targets.content.items():
+        if features[tap].shape != goal.shape:
+            raise InputError(
+                f"the image gives features of shape {features[tap].shape} at {tap} and the content "
+                f"{goal.shape}; make the targets from a content of the image's size"
+            )
     content_of = losses.content_loss if paper else losses.relative_content_loss
     content = {tap: content_of(features[tap], goal) for tap, goal in targets.content.items()}
 
@@ -162,10 +171,8 @@ def _mean_gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
 
 def _shares(styles: int, weights: Sequence[float] | None) -> list[float]:
     """Scale the styles' weights to sum to 1."""
-    if styles == 0:
-        raise InputError("style layers were given but no style image; give at least one")
     if weights is None:
-        return [1 / styles] * styles
+        return [1 / styles] * styles if styles else []
     if len(weights) != styles:
         raise InputError(f"{len(weights)} style weights for {styles} style images; give one each")
     if min(weights) < 0 or not 0 < sum(weights) < math.inf:

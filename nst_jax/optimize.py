@@ -75,9 +75,10 @@ def minimise(
 ) -> Outcome:
     """Minimise ``loss(image, *args)`` over the image.
 
-    First-order transformations are followed by a clip to [0, 1] each step. A transformation with a
-    line search (``optax.lbfgs``) runs unbounded, because a clip would spoil the curvature that it
-    gathers, and the result is clipped at the end.
+    First-order transformations are followed by a clip to [0, 1] each step. A transformation whose
+    line search keeps what it evaluated (``optax.lbfgs``) runs unbounded, because a clip would spoil
+    the curvature that it gathers; the result is clipped at the end, and it ends early when the line
+    search finds nothing better any more.
 
     Args:
         loss: total and parts; traced once, with ``args`` as arguments, never as constants.
@@ -90,20 +91,24 @@ def minimise(
 
     Raises:
         DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
-        InputError: the number of steps is negative, or the start is not finite.
+        InputError: ``steps`` or ``every`` is out of range, or the start is not finite.
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; it cannot be negative")
     if not bool(jnp.isfinite(image).all()):
         raise InputError("the start image holds values that are not finite numbers")
+    if every is not None and every < 1:
+        raise InputError(f"every is {every}; give a number of steps from 1 up")
     history: History = []
+    image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
     if steps == 0:
-        return Outcome(image, history, False, 0.0, 0.0)
+        return Outcome(jnp.clip(image, 0, 1), history, False, 0.0, 0.0)
 
     optimizer = optax.with_extra_args_support(optimizer)
-    image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
     opt_state = jax.jit(optimizer.init)(image)
-    line_search = optax.tree_utils.tree_get(opt_state, "value") is not None
+    line_search = all(
+        optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad")
+    )
 
     started = time.perf_counter()
     program = compile_to_fit(_chunk, loss, optimizer, line_search, image, opt_state, args, 0, True)
@@ -112,7 +117,7 @@ def minimise(
     step, length, parts_due, converged, stop = 0, 1, 0, False, False
     while step < steps and not (stop or converged):
         count = min(length, steps - step, MAX_CHUNK)
-        if every:
+        if every is not None:
             count = min(count, every - step % every)
         with_parts = line_search and (step + count >= parts_due or step + count == steps)
         good, chunk_begun = image.copy(), time.perf_counter()

@@ -30,8 +30,9 @@ Params = Mapping[str, Mapping[str, Any]]
 
 POOLING_GAIN: Final = {"max": 1.0, "average": 1.6, "l2": 0.70}
 """Factors that give average and L2 pooling the size of activations that the filters above were
-trained on. Fitted end to end on five photos with the bundled VGG16: the RMS at relu2_1 … relu5_1
-is then 1.00 (average) and 0.99 (L2) of max pooling's in the geometric mean."""
+trained on. Fitted end to end with the bundled VGG16 on five photos that scikit-image and
+scikit-learn ship: the geometric mean of the RMS at relu2_1 … relu5_1 is then within a few per cent
+of max pooling's."""
 
 
 class Frozen(nnx.Variable[Any]):

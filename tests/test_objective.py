@@ -381,9 +381,29 @@ def test_style_weights_that_do_not_fit_are_refused(vgg16, roofs, petals, style_w
         )
 
 
-def test_style_layers_without_a_style_are_refused(vgg16, face):
-    with pytest.raises(InputError, match="no style image"):
-        make_targets(vgg16, face, style_layers=["relu1_1"])
+@pytest.mark.parametrize(
+    ("with_content", "with_styles", "layers", "message"),
+    [
+        (True, False, {"style_layers": ["relu1_1"]}, "content layers, or neither"),
+        (True, False, {}, "content layers, or neither"),
+        (False, False, {"content_layers": ["relu1_1"]}, "content layers, or neither"),
+        (False, True, {}, "style layers, or neither"),
+        (False, False, {"style_layers": ["relu1_1"]}, "style layers, or neither"),
+        (False, False, {"style_weights": [1.0]}, "1 style weights for 0"),
+    ],
+)
+def test_images_and_layers_go_together(vgg16, face, with_content, with_styles, layers, message):
+    content, styles = face if with_content else None, [face] if with_styles else []
+    with pytest.raises(InputError, match=message):
+        make_targets(vgg16, content, styles, **layers)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_content_of_another_size_is_refused(vgg16, face, size):
+    """At 16 pixels relu5_1 has one position, which would broadcast without a word."""
+    targets = make_targets(vgg16, face[:size, :size], content_layers=["relu5_1"])
+    with pytest.raises(InputError, match="content of the image's size"):
+        loss(face[:48, :48], vgg16, targets, LossWeights(content_layers={"relu5_1": 1.0}))
 
 
 def test_an_unknown_layer_is_refused(vgg16, face):

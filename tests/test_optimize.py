@@ -403,8 +403,9 @@ def test_a_part_that_is_not_finite_is_divergence():
 
 def test_no_steps_return_the_start():
     loss, traces = counted(quadratic)
-    outcome = minimise(loss, START, (GOAL,), optimizer=optax.adam(0.02), steps=0)
-    np.testing.assert_array_equal(outcome.image, START)
+    start = START.at[0, 0, 0].set(1.5)
+    outcome = minimise(loss, start, (GOAL,), optimizer=optax.adam(0.02), steps=0)
+    np.testing.assert_array_equal(outcome.image, START.at[0, 0, 0].set(1.0))
     assert not outcome.history
     assert not traces
 
@@ -420,3 +421,17 @@ def test_a_start_that_is_not_finite_is_refused(pixel, steps):
     start = START.at[1, 2, 0].set(pixel)
     with pytest.raises(InputError, match="start image"):
         minimise(quadratic, start, (GOAL,), optimizer=optax.adam(0.02), steps=steps)
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_every_out_of_range_is_refused(every):
+    with pytest.raises(InputError, match=f"every is {every}"):
+        minimise(quadratic, START, (GOAL,), optimizer=optax.adam(0.02), steps=5, every=every)
+
+
+def test_a_line_search_that_keeps_no_gradient_runs():
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=15)
+    outcome = minimise(
+        quadratic, START, (GOAL,), optimizer=optax.chain(optax.sgd(1.0), search), steps=30
+    )
+    assert quadratic(outcome.image, GOAL)[0] < 0.1 * quadratic(START, GOAL)[0]
