@@ -47,7 +47,7 @@ class Settings:
         pooling: ``max``, ``average`` or ``l2``.
         padding: ``replicate`` or ``same``, of the first convolution.
         optimizer: ``lbfgs`` (with a line search) or ``adam``, or any Optax transformation.
-        lr: Adam's learning rate, in units of the [0, 1] range a step; None for 0.02. L-BFGS finds
+        lr: Adam's learning rate, in units of the [0, 1] range a step; None for 0.01. L-BFGS finds
             its own.
         init: where to start: ``content``, ``noise`` (uniform, from the seed), ``gray``, or a
             picture (a path, PIL image or array).
@@ -117,7 +117,7 @@ class Settings:
 
 PAPER: Final = Settings(
     content_weight=1.0,
-    style_weight=1000.0,
+    style_weight=1e6,
     content_layers={"relu4_2": 1.0},
     style_layers=dict.fromkeys(STYLE_LAYERS, 0.2),
     form="paper",
@@ -127,4 +127,9 @@ PAPER: Final = Settings(
     steps=500,
 )
 """Gatys, Ecker & Bethge (2015), section Methods: raw sums, average pooling, white noise, content at
-layer conv4_2, style at conv1_1 … conv5_1 in equal parts, α/β = 1/1000."""
+layer 4_2, style at layers 1_1 … 5_1 in equal parts.
+
+α/β is the one value that is not the paper's. Its 1/1000 belongs to a network that was rescaled to a
+mean activation of 1; raw sums grow with the activations (content as their square, style as their
+fourth power), and 1/1 000 000 gives the same balance with the bundled VGG16.
+"""

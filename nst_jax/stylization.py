@@ -31,7 +31,7 @@ from nst_jax.settings import Settings
 
 __all__ = ["Result", "reconstruct", "stylize", "texture"]
 
-DEFAULT_LR: Final = 0.02
+DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
 
 _targets = jax.jit(

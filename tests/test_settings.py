@@ -99,7 +99,7 @@ def test_settings_are_not_shared_and_cannot_be_changed():
 def test_paper_holds_the_papers_values():
     """Section Methods: content at conv4_2, style at conv1_1 … conv5_1 with w = 1/5 each, average
     pooling, α/β = 1e-3, from white noise."""
-    assert PAPER.content_weight / PAPER.style_weight == 1e-3
+    assert PAPER.content_weight / PAPER.style_weight == 1e-6  # see its docstring
     assert PAPER.content_layers == {"relu4_2": 1.0}
     assert PAPER.style_layers == {f"relu{block}_1": 1 / 5 for block in range(1, 6)}
     assert (PAPER.form, PAPER.pooling, PAPER.padding) == ("paper", "average", "same")
