@@ -267,12 +267,13 @@ def test_size_larger_than_the_content_enlarges(pair):
 
 def test_alpha_is_resized_and_returned(pair, tmp_path):
     alpha = np.zeros((60, 90), np.uint8)
-    alpha[:, 45:] = 255
+    alpha[30:, 45:] = 255
     content = np.dstack([pair[0], alpha])
     result = stylize(content, pair[1], **SHALLOW | {"steps": 1})
     assert (result.alpha.shape, result.alpha.dtype) == ((43, 64), np.float32)
     assert (result.alpha[:, :28] == 0).all()
-    assert (result.alpha[:, 36:] == 1).all()
+    assert (result.alpha[:17] == 0).all()
+    assert (result.alpha[26:, 36:] == 1).all()
     result.save(tmp_path / "a.webp")
     back = images.read(tmp_path / "a.webp").alpha
     assert np.abs(back - result.alpha).max() <= 0.5 / 255 + 1e-6
