@@ -4,16 +4,14 @@ Options say only what differs from the preset, so that every default stands once
 `nst_jax.settings`. JAX is imported by the commands that compute, not by ``--help``.
 """
 
-import json
 import logging
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
+from click.core import ParameterSource
 
 from nst_jax.architectures import Padding, Pooling
 from nst_jax.cli_weights import group as weights_group
@@ -21,7 +19,6 @@ from nst_jax.errors import DivergedError, InputError
 from nst_jax.settings import PAPER, Form, Settings
 
 if TYPE_CHECKING:
-    from nst_jax.optimize import Progress
     from nst_jax.stylization import Result
 
 __all__ = ["main"]
@@ -83,6 +80,8 @@ class Layers(click.ParamType):
         layers = {}
         for item in str(value).split(","):
             tap, colon, weight = item.strip().partition(":")
+            if tap in layers:
+                self.fail(f"{tap} is named twice", param, ctx)
             layers[tap] = number(weight, self, param, ctx) if colon else 1.0
         return layers
 
@@ -219,7 +218,7 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
     """Paint CONTENT in the style of one or more STYLE pictures."""
     from nst_jax import stylization
 
-    run(lambda **kwargs: stylization.stylize(content, style, **kwargs), (content, *style), options)
+    start(partial(stylization.stylize, content, style), (content, *style), options)
 
 
 @main.command()
@@ -229,7 +228,7 @@ def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Make a square texture from one or more STYLE pictures, starting from noise."""
     from nst_jax import stylization
 
-    run(lambda **kwargs: stylization.texture(style, **kwargs), style, options)
+    start(partial(stylization.texture, style), style, options)
 
 
 @main.command()
@@ -239,135 +238,30 @@ def reconstruct(content: Path, **options: Any) -> None:
     """Rebuild CONTENT from its features alone, starting from noise: what the layers see."""
     from nst_jax import stylization
 
-    run(lambda **kwargs: stylization.reconstruct(content, **kwargs), (content,), options)
+    start(partial(stylization.reconstruct, content), (content,), options)
 
 
-def run(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[str, Any]) -> None:
-    """Do a job with the command's options: progress, previews, trace, Ctrl-C, and saving."""
-    from nst_jax import images
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the settings that the user gave; the others are the preset's."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
 
-    out, trace = options.pop("out"), options.pop("trace")
-    save_every, quiet = options.pop("save_every"), options.pop("quiet")
+
+def start(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[str, Any]) -> None:
+    """Split a command's options into the job's and the settings', and run the job."""
+    from nst_jax.cli_job import run
+
+    names = ("out", "trace", "save_every", "quiet")
+    files = {name: options.pop(name) for name in names}
     preset = PRESETS[options.pop("preset")]
-    changes = {name: value for name, value in options.items() if given(name)}
-    images.check_output(out)
-    for source in inputs:
-        if out.exists() and source.exists() and out.samefile(source):
-            raise InputError(f"output {str(out)!r} is also an input; choose another name")
-
-    with (
-        trace_file(trace) as write_trace,
-        stop_on_interrupt() as interrupted,
-        progress_bar(quiet) as show,
-    ):
-
-        def on_progress(progress: "Progress") -> bool:
-            show(progress)
-            write_trace(progress)
-            if save_every and progress.step % save_every == 0:
-                images.write(preview_path(out, progress.step), progress.image)
-            return interrupted(started=True)
-
-        try:
-            result = job(settings=preset, on_progress=on_progress, every=save_every, **changes)
-        except DivergedError as error:
-            error.result.save(out)
-            click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
-            raise
-    result.save(out)
-    made = result.settings
-    if made["converged"]:
-        click.echo(f"converged: no better picture found after step {made['steps_done']}")
-    elif made["steps_done"] < made["steps"]:
-        done = f"{made['steps_done']} of {made['steps']}"
-        click.echo(f"{out}: stopped after {done} steps; the picture so far", err=True)
+    more = [Path(options[name]) for name in ("init", "weights") if options[name]]
+    done = run(partial(job, settings=preset, **given(options)), (*inputs, *more), **files)
+    if not done:
         click.get_current_context().exit(INTERRUPTED)
-    click.echo(
-        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps in "
-        f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
-    )
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[["Progress"], None]]:
-    """Give a function that shows loss, step rate and time left; the bar comes with its first call,
-    so that an error before that stands alone."""
-    from tqdm import tqdm
-
-    if quiet:
-        yield lambda progress: None
-        return
-    bars: list[tqdm[Any]] = []
-
-    def show(progress: "Progress") -> None:
-        if not bars:
-            bars.append(tqdm(total=progress.steps, unit="step", dynamic_ncols=True))
-            bars[0].start_t -= progress.seconds
-        bars[0].set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
-        bars[0].update(progress.step - bars[0].n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-def given(name: str) -> bool:
-    """Tell whether the user gave an option, or left it to the preset."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
-
-
-def preview_path(out: Path, step: int) -> Path:
-    """Name a preview beside the output: ``out.png`` gives ``out-000050.png``."""
-    return out.with_name(f"{out.stem}-{step:06d}{out.suffix}")
-
-
-@contextmanager
-def trace_file(path: Path | None) -> Iterator[Callable[["Progress"], None]]:
-    """Give a function that writes a chunk's losses to ``path``, a JSON object a step."""
-    if path is None:
-        yield lambda progress: None
-        return
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise InputError(f"trace {str(path)!r} cannot be written: {error.strerror}") from error
-
-    def write(progress: "Progress") -> None:
-        lines = [json.dumps(entry) for entry in progress.losses[:-1]]
-        lines.append(json.dumps(progress.losses[-1] | {"seconds": round(progress.seconds, 3)}))
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-
-    with file:
-        yield write
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[..., bool]]:
-    """Turn the first Ctrl-C, once steps are under way, into a wish to stop after the step.
-
-    Before the first step, and the second time, it interrupts as usual.
-    """
-    state = {"started": False, "wanted": False}
-
-    def handle(signum: int, frame: Any) -> None:
-        if state["wanted"] or not state["started"]:
-            raise KeyboardInterrupt
-        state["wanted"] = True
-        os.write(2, b"\nstopping after this step; Ctrl-C again to give up\n")
-
-    def interrupted(*, started: bool) -> bool:
-        state["started"] = started
-        return state["wanted"]
-
-    usual = signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 if __name__ == "__main__":

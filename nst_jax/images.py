@@ -167,6 +167,7 @@ def write(
         ) from error
 
     # A new file beside the target, made by open() so that it has the user's usual permissions.
+    path = Path(os.path.realpath(path))  # through a symbolic link, rather than in its place
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with partial.open("xb") as file:

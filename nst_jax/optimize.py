@@ -32,9 +32,9 @@ STALLED_STEPS = 10
 """A line search that found no better picture this often in a row will find none later either."""
 
 History = list[dict[str, float]]
-"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts, of the picture *before* that
-step. A line search yields only totals on the way; every tenth entry or so, and that of the last
-step asked for, has the parts of the picture *after* it."""
+"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts. They are of the picture
+*before* the step, as its gradient needs them; of a line search, *after* the step, and then the
+parts are in every tenth entry or so and in that of the last step asked for."""
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 """``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
@@ -76,9 +76,9 @@ def minimise(
     """Minimise ``loss(image, *args)`` over the image.
 
     First-order transformations are followed by a clip to [0, 1] each step. A transformation whose
-    line search keeps what it evaluated (``optax.lbfgs``) runs unbounded, because a clip would spoil
-    the curvature that it gathers; the result is clipped at the end, and it ends early when the line
-    search finds nothing better any more.
+    line search keeps what it evaluated (``optax.lbfgs``) moves freely, as a clip would not agree
+    with what it has kept, and the *loss* sees the clipped picture: what is reported is what is
+    returned. It ends early when the line search finds nothing better any more.
 
     Args:
         loss: total and parts; traced once, with ``args`` as arguments, never as constants.
@@ -97,8 +97,8 @@ def minimise(
         raise InputError(f"steps is {steps}; it cannot be negative")
     if not bool(jnp.isfinite(image).all()):
         raise InputError("the start image holds values that are not finite numbers")
-    if every is not None and every < 1:
-        raise InputError(f"every is {every}; give a number of steps from 1 up")
+    if every is not None and (every < 1 or every % 1):
+        raise InputError(f"every is {every}; give a whole number from 1 up")
     history: History = []
     image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
     if steps == 0:
@@ -168,35 +168,41 @@ def _chunk(
     """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
     after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
-    def value(image: Array) -> Array:
-        return loss(image, *args)[0]
+    def clipped(image: Array) -> tuple[Array, Mapping[str, Array]]:
+        return loss(jnp.clip(image, 0.0, 1.0), *args)
 
-    def evaluate(image: Array, opt_state: Any) -> tuple[dict[str, Any], Any]:
+    def value(image: Array) -> Array:
+        return clipped(image)[0]
+
+    def step(image: Array, opt_state: Any) -> tuple[Array, Any, dict[str, Any]]:
         if line_search:  # its last trial has already been evaluated and is kept in the state
             total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
-            return {"total": total}, grads
-        (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
-        return {"total": total, **parts}, grads
-
-    def step(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        image, opt_state, records = carry
-        record, grads = evaluate(image, opt_state)
+            parts = {}
+        else:
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
         updates, opt_state = optimizer.update(
-            grads, opt_state, image, value=record["total"], grad=grads, value_fn=value
+            grads, opt_state, image, value=total, grad=grads, value_fn=value
         )
         image = jnp.asarray(optax.apply_updates(image, updates))
-        if not line_search:
+        if line_search:
+            total = optax.tree_utils.tree_get(opt_state, "value")
+        else:
             image = jnp.clip(image, 0.0, 1.0)
+        return image, opt_state, {"total": total, **parts}
+
+    def turn(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        image, opt_state, records = carry
+        image, opt_state, record = step(image, opt_state)
         return image, opt_state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
 
-    shapes = jax.eval_shape(lambda: evaluate(image, opt_state)[0])
+    shapes = jax.eval_shape(step, image, opt_state)[2]
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
-    image, opt_state, records = jax.lax.fori_loop(0, count, step, (image, opt_state, records))
+    image, opt_state, records = jax.lax.fori_loop(0, count, turn, (image, opt_state, records))
     if line_search:
-        parts = jax.eval_shape(lambda: loss(image, *args)[1])
+        parts = jax.eval_shape(lambda: clipped(image)[1])
         records["last"] = jax.lax.cond(
             with_parts,
-            lambda image: loss(image, *args)[1],
+            lambda image: clipped(image)[1],
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
             image,
         )

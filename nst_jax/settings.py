@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from nst_jax.architectures import Padding, Pooling
 from nst_jax.errors import InputError
@@ -85,10 +86,26 @@ class Settings:
         Raises:
             InputError: naming the first setting that is out of range.
         """
+        for name in ("steps", "seed", *(["size"] if self.size is not None else [])):
+            self._convert(name, operator.index, "a whole number")
         for name in ("content_weight", "style_weight", "tv"):
+            self._convert(name, float, "a number")
             value = getattr(self, name)
             if not 0 <= value <= LARGEST_WEIGHT:
                 raise InputError(f"{name} is {value}; give a number from 0 to {LARGEST_WEIGHT:g}")
+        if self.style_weights is not None:
+            self._convert("style_weights", _floats, "numbers")
+        for name, weight in (("content", self.content_weight), ("style", self.style_weight)):
+            self._convert(f"{name}_layers", _weights_by_name, "layers with their weights")
+            layers = getattr(self, f"{name}_layers")
+            for tap, value in layers.items():
+                if not 0 <= value <= LARGEST_WEIGHT:
+                    raise InputError(
+                        f"{name}_layers: {tap} has weight {value}; give a number from 0 to "
+                        f"{LARGEST_WEIGHT:g}"
+                    )
+            if weight > 0 and not any(layers.values()):
+                raise InputError(f"{name}_layers has no layer that counts; give at least one")
         if self.content_weight == self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0; one must count")
         if self.size is not None and self.size < 16:
@@ -109,10 +126,22 @@ class Settings:
             raise InputError(f"dtype is {self.dtype!r}; choose auto, float32 or bfloat16")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}; give a whole number from 0 to 2^32 - 1")
-        for name in ("content_layers", "style_layers"):
-            for tap, weight in getattr(self, name).items():
-                if not 0 <= weight < math.inf:
-                    raise InputError(f"{name}: {tap} has weight {weight}; give a number from 0 up")
+
+    def _convert(self, name: str, kind: Callable[[Any], object], wanted: str) -> None:
+        """Take NumPy's numbers and the like as plain ones; `InputError` for anything else."""
+        value = getattr(self, name)
+        try:
+            object.__setattr__(self, name, kind(value))
+        except (AttributeError, TypeError, ValueError):
+            raise InputError(f"{name} is {value!r}; give {wanted}") from None
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _weights_by_name(layers: Mapping[str, float]) -> dict[str, float]:
+    return {str(tap): float(weight) for tap, weight in layers.items()}
 
 
 PAPER: Final = Settings(

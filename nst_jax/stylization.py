@@ -123,11 +123,11 @@ def reconstruct(
     """Find a picture with the same features as ``content`` at the content layers, from noise.
 
     It shows what those layers keep of a picture (the paper's figure 1, content). Arguments and
-    errors are `stylize`'s; the style settings have no effect, ``init`` is noise and
-    ``content_weight`` 1 unless given.
+    errors are `stylize`'s; the style settings have no effect, and an ``init`` of content, which
+    would be the solution, stands for noise.
     """
-    changes = {"init": "noise", "content_weight": 1.0} | changes | {"style_weight": 0.0}
-    return _run(content, (), _settings(settings, changes), on_progress, every)
+    settings = _from_noise(_settings(settings, changes | {"style_weight": 0.0}))
+    return _run(content, (), settings, on_progress, every)
 
 
 def texture(
@@ -141,11 +141,11 @@ def texture(
     """Synthesise a square texture with the style's Gram matrices, from noise.
 
     After Gatys, Ecker & Bethge, "Texture Synthesis Using Convolutional Neural Networks" (2015).
-    Arguments and errors are `stylize`'s; the content settings have no effect, ``init`` is noise
-    unless given.
+    Arguments and errors are `stylize`'s; the content settings have no effect, and an ``init``
+    of content, of which there is none, stands for noise.
     """
-    changes = {"init": "noise"} | changes | {"content_weight": 0.0}
-    return _run(None, _as_list(style), _settings(settings, changes), on_progress, every)
+    settings = _from_noise(_settings(settings, changes | {"content_weight": 0.0}))
+    return _run(None, _as_list(style), settings, on_progress, every)
 
 
 def _as_list(style: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
@@ -157,6 +157,11 @@ def _settings(settings: Settings | None, changes: dict[str, Any]) -> Settings:
     if unknown:
         raise InputError(f"there is no setting {unknown[0]!r}; see nst_jax.Settings")
     return replace(settings or Settings(), **changes)
+
+
+def _from_noise(settings: Settings) -> Settings:
+    from_content = isinstance(settings.init, str) and settings.init == "content"
+    return replace(settings, init="noise") if from_content else settings
 
 
 def _run(

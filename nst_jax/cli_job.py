@@ -1,0 +1,183 @@
+"""A job at the command line: progress, previews, a trace, Ctrl-C, and a picture at the end."""
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from tqdm import tqdm
+
+from nst_jax import images
+from nst_jax.errors import DivergedError, InputError
+from nst_jax.optimize import Progress
+from nst_jax.stylization import Result
+
+__all__ = ["run"]
+
+log = logging.getLogger("nst_jax")
+
+
+def run(
+    job: Callable[..., Result],
+    inputs: tuple[Path, ...],
+    *,
+    out: Path,
+    trace: Path | None,
+    save_every: int | None,
+    quiet: bool,
+) -> bool:
+    """Do ``job(on_progress=…, every=…)`` and save its picture; False if Ctrl-C cut it short.
+
+    Files are opened when there is something to write, so that a job that cannot start leaves
+    everything as it was. A preview or a trace that cannot be written is no reason to lose the
+    picture: it is told once, and the job goes on.
+
+    Raises:
+        InputError: bad input, or files in each other's way.
+        DivergedError: after the last good picture has been saved.
+    """
+    check_files(out, trace, inputs, previews=save_every is not None)
+    with ExitStack() as open_files, stop_on_interrupt() as interrupted:
+        show = Bar(open_files, quiet)
+        record = Trace(open_files, trace)
+
+        def on_progress(progress: Progress) -> bool:
+            show(progress)
+            record(progress)
+            if save_every and progress.step % save_every == 0:
+                save_preview(out, progress)
+            return interrupted(started=True)
+
+        try:
+            result = job(on_progress=on_progress, every=save_every)
+        except DivergedError as error:
+            error.result.save(out)
+            click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
+            raise
+    result.save(out)
+    return tell(out, result.settings)
+
+
+def check_files(out: Path, trace: Path | None, inputs: tuple[Path, ...], *, previews: bool) -> None:
+    """Refuse outputs that cannot be written or would overwrite another file of the job."""
+    images.check_output(out)
+    pattern = re.compile(rf"{re.escape(out.stem)}-\d{{6,}}{re.escape(out.suffix)}")
+    for source in inputs:
+        beside = source.absolute().parent == out.absolute().parent
+        if previews and beside and pattern.fullmatch(source.name):
+            raise InputError(f"a preview could overwrite {str(source)!r}; choose another output")
+        if same_file(out, source):
+            raise InputError(f"output {str(out)!r} is also an input; choose another name")
+        if trace and same_file(trace, source):
+            raise InputError(f"trace {str(trace)!r} is also an input; choose another name")
+    if trace is None:
+        return
+    if same_file(trace, out) or trace.absolute() == out.absolute():
+        raise InputError(f"trace {str(trace)!r} is also the output; choose another name")
+    if os.path.isdir(trace) or not os.access(trace.parent, os.W_OK):  # noqa: PTH112
+        raise InputError(f"trace {str(trace)!r}: not a file in a folder that can be written")
+    if os.access(trace, os.F_OK) and not os.access(trace, os.W_OK):
+        raise InputError(f"trace {str(trace)!r} is read-only; choose another name")
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Tell whether both exist and are one file; a name too long for the system does not."""
+    return os.path.exists(a) and os.path.exists(b) and a.samefile(b)  # noqa: PTH110
+
+
+def tell(out: Path, made: dict[str, Any]) -> bool:
+    """Say what was made; False if Ctrl-C cut it short."""
+    if made["steps_done"] < made["steps"] and not made["converged"]:
+        done = f"{made['steps_done']} of {made['steps']}"
+        click.echo(f"{out}: stopped after {done} steps; the picture so far", err=True)
+        return False
+    early = ", where it converged" if made["converged"] else ""
+    click.echo(
+        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{early} in "
+        f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
+    )
+    return True
+
+
+def save_preview(out: Path, progress: Progress) -> None:
+    """Save the picture so far beside the output: ``out.png`` gives ``out-000050.png``."""
+    path = out.with_name(f"{out.stem}-{progress.step:06d}{out.suffix}")
+    try:
+        images.write(path, progress.image)
+    except InputError as error:
+        log.warning("no preview: %s", error)
+
+
+class Bar:
+    """Shows loss, step rate and time left; it comes with the first chunk, so that an error before
+    that stands alone."""
+
+    def __init__(self, open_files: ExitStack, quiet: bool) -> None:
+        self.open_files = open_files
+        self.quiet = quiet or sys.stderr is None
+        self.bar: tqdm[Any] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Move on to the chunk's end."""
+        if self.quiet:
+            return
+        if self.bar is None:
+            self.bar = tqdm(total=progress.steps, unit="step", dynamic_ncols=True)
+            self.bar.start_t -= progress.seconds  # the first chunk counts too
+            self.open_files.enter_context(self.bar)
+        self.bar.set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
+        self.bar.update(progress.step - self.bar.n)
+
+
+class Trace:
+    """Writes the losses, a JSON object a step, with the seconds so far at each chunk's end."""
+
+    def __init__(self, open_files: ExitStack, path: Path | None) -> None:
+        self.open_files, self.path = open_files, path
+        self.file: IO[bytes] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Append the chunk."""
+        if self.path is None:
+            return
+        *before, last = progress.losses
+        entries = [*before, last | {"seconds": round(progress.seconds, 3)}]
+        try:
+            if self.file is None:
+                # Unbuffered: nothing is left to be written, and to fail, when it is closed.
+                self.file = self.open_files.enter_context(self.path.open("wb", buffering=0))
+            self.file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        except OSError as error:
+            log.warning("trace %r ends here: %s", str(self.path), error.strerror)
+            self.path = None
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[..., bool]]:
+    """Turn the first Ctrl-C or SIGTERM, once steps are under way, into a wish to stop after the
+    chunk. Before the first step, and the second time, it interrupts at once."""
+    state = {"started": False, "wanted": False}
+
+    def handle(signum: int, frame: Any) -> None:
+        if state["wanted"] or not state["started"]:
+            raise KeyboardInterrupt
+        state["wanted"] = True
+        os.write(2, b"\nstopping after this step; Ctrl-C again to give up\n")
+
+    def interrupted(*, started: bool) -> bool:
+        state["started"] = started
+        return state["wanted"]
+
+    usual = {wish: signal.signal(wish, handle) for wish in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for wish, handler in usual.items():
+            signal.signal(wish, handler)
