@@ -76,9 +76,9 @@ def minimise(
     """Minimise ``loss(image, *args)`` over the image.
 
     First-order transformations are followed by a clip to [0, 1] each step. A transformation whose
-    line search keeps what it evaluated (``optax.lbfgs``) moves freely, as a clip would not agree
-    with what it has kept, and the *loss* sees the clipped picture: what is reported is what is
-    returned. It ends early when the line search finds nothing better any more.
+    line search keeps what it evaluated (``optax.lbfgs``) moves freely, because a clip would not
+    agree with what it has kept; the loss sees its image folded into [0, 1] (`_fold`), and so does
+    the caller. It ends early when the line search finds nothing better any more.
 
     Args:
         loss: total and parts; traced once, with ``args`` as arguments, never as constants.
@@ -127,7 +127,7 @@ def minimise(
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
                 "try a smaller learning rate or smaller weights",
-                image=jnp.clip(good, 0, 1),
+                image=_fold(good),
                 step=step,
                 history=history,
             )
@@ -139,10 +139,10 @@ def minimise(
         recent = [entry["total"] for entry in history[-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         stop = on_progress is not None and on_progress(
-            Progress(step, steps, jnp.clip(image, 0, 1), entries, now - begun)
+            Progress(step, steps, _fold(image), entries, now - begun)
         )
     return Outcome(
-        jnp.clip(image, 0, 1),
+        _fold(image),
         history,
         converged,
         begun - started,
@@ -168,11 +168,11 @@ def _chunk(
     """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
     after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
-    def clipped(image: Array) -> tuple[Array, Mapping[str, Array]]:
-        return loss(jnp.clip(image, 0.0, 1.0), *args)
+    def folded(image: Array) -> tuple[Array, Mapping[str, Array]]:
+        return loss(_fold(image), *args)
 
     def value(image: Array) -> Array:
-        return clipped(image)[0]
+        return folded(image)[0]
 
     def step(image: Array, opt_state: Any) -> tuple[Array, Any, dict[str, Any]]:
         if line_search:  # its last trial has already been evaluated and is kept in the state
@@ -199,14 +199,27 @@ def _chunk(
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
     image, opt_state, records = jax.lax.fori_loop(0, count, turn, (image, opt_state, records))
     if line_search:
-        parts = jax.eval_shape(lambda: clipped(image)[1])
+        parts = jax.eval_shape(lambda: folded(image)[1])
         records["last"] = jax.lax.cond(
             with_parts,
-            lambda image: clipped(image)[1],
+            lambda image: folded(image)[1],
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
             image,
         )
     return image, opt_state, records
+
+
+@jax.jit
+def _fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """Mirror values at 0 and at 1 until they are in [0, 1]; those inside stay as they are.
+
+    Clipping instead would leave the pixels outside without a gradient: after 100 steps from noise
+    the loss of a reconstruction is then twice as high (relu3_1 of the example cat at 96 pixels:
+    0.050 against 0.025), and clipping only at the end loses what the steps had gained (mosaic on
+    the cat: 0.035 against 0.024).
+    """
+    phase = jnp.mod(image, 2.0)
+    return jnp.where(phase <= 1.0, phase, 2.0 - phase)
 
 
 def _entries(

@@ -178,7 +178,8 @@ def test_without_style_weight_the_style_does_not_count(pair):
     changes = SHALLOW | {"style_weight": 0, "content_weight": 1, "init": "noise"}
     result = stylize(*pair, **changes)
     np.testing.assert_array_equal(stylize(pair[0], [], **changes).image, result.image)
-    np.testing.assert_array_equal(reconstruct(pair[0], **SHALLOW).image, result.image)
+    alone = reconstruct(pair[0], **SHALLOW | {"content_weight": 1})
+    np.testing.assert_array_equal(alone.image, result.image)
 
 
 def test_reconstruction_of_a_shallow_layer_is_the_content(pair):
@@ -343,7 +344,7 @@ def test_divergence_gives_the_last_good_picture(pair, tmp_path):
 
 
 def test_a_loss_that_overflows_diverges_at_once(pair):
-    changes = SHALLOW | {"style_layers": {"relu1_1": 1e38}, "style_weight": 1e30}
+    changes = SHALLOW | {"style_layers": {"relu1_1": 1e30}, "style_weight": 1e30}
     with pytest.raises(DivergedError) as caught:
         stylize(*pair, **changes)
     assert caught.value.step == 0
@@ -388,8 +389,6 @@ def test_pictures_are_named_in_errors(pair, tmp_path):
         assert str(caught.value).startswith(name)
     with pytest.raises(InputError, match="no style image was given"):
         stylize(pair[0], [], **SHALLOW)
-    with pytest.raises(InputError, match="there is no content"):
-        texture(pair[1], **SHALLOW | {"init": "content"})
     with pytest.raises(InputError, match="both 0"):
         texture(pair[1], **SHALLOW | {"style_weight": 0})
 
