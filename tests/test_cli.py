@@ -484,6 +484,7 @@ USAGE = {
     "'abc' is not a valid float": (*JOB, "--style-weight", "abc"),
     "'1.5' is not a valid integer": (*JOB, "--steps", "1.5"),
     "'orig' is not a valid integer": (*JOB, "--size", "orig"),
+    "relu1_1 is named twice": (*JOB, "--style-layers", "relu1_1,relu1_1:2"),
     "'x' is not a number": (*JOB, "--style-layers", "relu1_1:x"),
     "'two' is not a number": (*JOB, "--style-weights", "1,two"),
     "'sgd' is not one of": (*JOB, "--optimizer", "sgd"),
