@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,14 +145,12 @@ for path in leaves(main):
     print(*path)
 assert not {"jax", "flax", "optax"} & set(sys.modules), "JAX was imported"
 """
-    begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     expected = {"stylize", "texture", "reconstruct", "weights", "weights fetch", "weights convert"}
     assert expected < set(done.stdout.splitlines())
-    assert time.perf_counter() - begun < 15  # a busy machine; under a second on an idle one
 
 
 def test_errors_of_the_program():
