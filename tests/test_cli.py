@@ -166,7 +166,8 @@ def test_errors_of_the_program():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_interrupt_saves_the_picture_so_far():
+@pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_the_picture_so_far(wish):
     command = [*PROGRAM, "stylize", CAT, INK, "-o", "out.png", *FOR_BOTH]
     command = [word for word in command if word != "-q"]
     command += ["--steps", "20000", "--optimizer", "adam"]
@@ -175,7 +176,7 @@ def test_interrupt_saves_the_picture_so_far():
         while b"loss=" not in told:
             told += (piece := os.read(running.stderr.fileno(), 4096))
             assert piece, told
-        running.send_signal(signal.SIGINT)
+        running.send_signal(wish)
         out, rest = running.communicate(timeout=60)
     told = (told + rest).decode()
     assert running.returncode == 130, told
