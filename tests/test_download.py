@@ -140,6 +140,7 @@ def test_urls_that_are_none(url, cache):
 def test_a_cache_that_cannot_be_made(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("NST_JAX_OFFLINE", raising=False)
     with pytest.raises(InputError, match=r"cannot be written .*set NST_JAX_CACHE"):
         fetch(url=f"{server.url}/good")
     assert server.requests == []
