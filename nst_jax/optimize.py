@@ -216,7 +216,7 @@ def _fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
     Clipping instead would leave the pixels outside without a gradient: after 100 steps from noise
     the loss of a reconstruction is then twice as high (relu3_1 of the example cat at 96 pixels:
     0.050 against 0.025), and clipping only at the end loses what the steps had gained (mosaic on
-    the cat: 0.035 against 0.024).
+    the cat: 0.035 against 0.023). ``benchmarks/choices.py`` measures it.
     """
     phase = jnp.mod(image, 2.0)
     return jnp.where(phase <= 1.0, phase, 2.0 - phase)

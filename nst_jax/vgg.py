@@ -32,7 +32,7 @@ POOLING_GAIN: Final = {"max": 1.0, "average": 1.6, "l2": 0.70}
 """Factors that give average and L2 pooling the size of activations that the filters above were
 trained on. Fitted end to end with the bundled VGG16 on five photos that scikit-image and
 scikit-learn ship: the geometric mean of the RMS at relu2_1 … relu5_1 is then within a few per cent
-of max pooling's."""
+of max pooling's (``benchmarks/choices.py``)."""
 
 
 class Frozen(nnx.Variable[Any]):
