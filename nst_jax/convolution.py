@@ -4,8 +4,9 @@ It is ``lax.conv_general_dilated`` with a gradient of its own. What JAX derives 
 gradient is a convolution with a *reversed, transposed view* of the kernel. XLA's CPU compiler
 resolves that view outside of loops, but inside ``while`` and ``scan`` bodies it keeps it and then
 finds no fast kernel for it: a 128→128 convolution at 128×128 takes 122 ms there against 17 ms
-outside (jaxlib 0.10.2, 2-core Xeon; ``benchmarks/choices.py`` measures it). Reversing the kernel as an array costs next to nothing and
-is fast in both places, so that line searches and rolled loops run at full speed.
+outside (jaxlib 0.10.2, 2-core Xeon; ``benchmarks/choices.py`` measures it). Reversing the kernel
+as an array costs next to nothing and is fast in both places, so that line searches and rolled loops
+run at full speed.
 
 As everywhere with ``jax.custom_vjp``, reverse mode composes with itself, ``vmap`` and
 ``checkpoint``; forward mode (``jax.jvp``) is not available.
