@@ -1,4 +1,4 @@
-"""The measurements behind three choices that the docstrings quote. Run it from the project folder:
+"""The measurements behind choices that the README and the docstrings quote. In the project folder:
 
 python benchmarks/choices.py
 
@@ -8,7 +8,8 @@ It prints, with the bundled VGG16:
    outside and inside a rolled loop;
 2. the final loss of L-BFGS when what leaves [0, 1] is clipped at the end, clipped inside the loss,
    or folded;
-3. the size of activations with average and L2 pooling against max pooling, on five photos.
+3. the loss that L-BFGS and Adam reach in as many steps, and the seconds that they take;
+4. the size of activations with average and L2 pooling against max pooling, on five photos.
 """
 
 import functools
@@ -25,7 +26,17 @@ from jax import lax
 from skimage import data
 from sklearn.datasets import load_sample_image
 
-from nst_jax import VGG, LossWeights, Settings, Targets, images, loss, make_targets, weights
+from nst_jax import (
+    VGG,
+    LossWeights,
+    Settings,
+    Targets,
+    images,
+    loss,
+    make_targets,
+    stylize,
+    weights,
+)
 from nst_jax.convolution import convolve
 from nst_jax.optimize import _fold
 
@@ -37,6 +48,7 @@ def main() -> None:
     params = jax.tree.map(jnp.asarray, weights.resolve("vgg16").params)
     gradients_in_loops()
     ranges(params)
+    optimizers()
     pooling_gains(params)
 
 
@@ -145,6 +157,27 @@ def descend(
 
 
 # --- 3 -------------------------------------------------------------------------------------------
+
+
+def optimizers() -> None:
+    print(f"loss and seconds after {STEPS} steps at {SIZE} pixels")
+    for name in ("swirls", "mosaic", "ink"):
+        figures = []
+        for optimizer in ("lbfgs", "adam"):
+            result = stylize(
+                "examples/cat.jpg",
+                f"examples/{name}.jpg",
+                size=SIZE,
+                steps=STEPS,
+                model="vgg16",
+                optimizer=optimizer,
+            )
+            took = result.settings["steps_seconds"]
+            figures.append(f"{optimizer} {result.history[-1]['total']:.5f} in {took:.1f} s")
+        print(f"  {name + ' on the cat':<20} {'   '.join(figures)}")
+
+
+# --- 4 -------------------------------------------------------------------------------------------
 
 
 def pooling_gains(params: Any) -> None:

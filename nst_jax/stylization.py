@@ -201,7 +201,7 @@ def _run(
         *pixels,
         content_layers=tuple(content_layers),
         style_layers=tuple(style_layers),
-        style_weights=settings.style_weights,
+        style_weights=settings.style_weights if with_style else None,
         form=settings.form,
         pooling=settings.pooling,
         padding=settings.padding,
@@ -211,7 +211,7 @@ def _run(
     )
 
     def result(image: Array, history: History, times: dict[str, Any]) -> Result:
-        alpha = None if picture is None or picture.alpha is None else picture.alpha
+        alpha = None if picture is None else picture.alpha
         return Result(
             np.asarray(image),
             None if alpha is None else images.resize(alpha, shape),

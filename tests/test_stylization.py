@@ -182,6 +182,12 @@ def test_without_style_weight_the_style_does_not_count(pair):
     np.testing.assert_array_equal(alone.image, result.image)
 
 
+def test_style_weights_do_not_stop_a_job_without_style(pair):
+    changes = SHALLOW | {"steps": 1}
+    weighted = reconstruct(pair[0], **changes | {"style_weights": (1.0, 2.0)})
+    np.testing.assert_array_equal(weighted.image, reconstruct(pair[0], **changes).image)
+
+
 def test_reconstruction_of_a_shallow_layer_is_the_content(pair):
     content = images.resize(pair[0] / 255, (43, 64))
     result = reconstruct(pair[0], **SHALLOW | {"content_layers": {"relu1_1": 1}, "steps": 60})
