@@ -38,7 +38,7 @@ from nst_jax import (
     weights,
 )
 from nst_jax.convolution import convolve
-from nst_jax.optimize import _fold
+from nst_jax.optimize import fold
 
 SETTINGS = Settings()
 SIZE, STEPS = 96, 100
@@ -91,7 +91,7 @@ def gradients_in_loops() -> None:
 RANGES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "clipped at the end": lambda image: image,
     "clipped in the loss": lambda image: jnp.clip(image, 0, 1),
-    "folded": _fold,
+    "folded": fold,
 }
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit
 
-__all__ = ["History", "LossFn", "Outcome", "Progress", "minimise"]
+__all__ = ["History", "LossFn", "Outcome", "Progress", "fold", "minimise"]
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 100
@@ -77,7 +77,7 @@ def minimise(
 
     First-order transformations are followed by a clip to [0, 1] each step. A transformation whose
     line search keeps what it evaluated (``optax.lbfgs``) moves freely, because a clip would not
-    agree with what it has kept; the loss sees its image folded into [0, 1] (`_fold`), and so does
+    agree with what it has kept; the loss sees its image folded into [0, 1] (`fold`), and so does
     the caller. It ends early when the line search finds nothing better any more.
 
     Args:
@@ -127,7 +127,7 @@ def minimise(
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
                 "try a smaller learning rate or smaller weights",
-                image=_fold(good),
+                image=fold(good),
                 step=step,
                 history=history,
             )
@@ -139,10 +139,10 @@ def minimise(
         recent = [entry["total"] for entry in history[-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         stop = on_progress is not None and on_progress(
-            Progress(step, steps, _fold(image), entries, now - begun)
+            Progress(step, steps, fold(image), entries, now - begun)
         )
     return Outcome(
-        _fold(image),
+        fold(image),
         history,
         converged,
         begun - started,
@@ -169,7 +169,7 @@ def _chunk(
     after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
     def folded(image: Array) -> tuple[Array, Mapping[str, Array]]:
-        return loss(_fold(image), *args)
+        return loss(fold(image), *args)
 
     def value(image: Array) -> Array:
         return folded(image)[0]
@@ -210,7 +210,7 @@ def _chunk(
 
 
 @jax.jit
-def _fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+def fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
     """Mirror values at 0 and at 1 until they are in [0, 1]; those inside stay as they are.
 
     Clipping instead would leave the pixels outside without a gradient: after 100 steps from noise
