@@ -169,7 +169,7 @@ COMMON_OPTIONS: Final = (
     setting(
         "--dtype",
         click.Choice(["auto", "float32", "bfloat16"]),
-        "The network's precision; auto is float32 on a CPU, bfloat16 elsewhere.",
+        "The network's precision; auto is bfloat16 where that is fast (GPUs, TPUs, CPUs with AMX).",
     ),
     click.option(
         "--save-every", type=click.IntRange(1), help="Save a preview every so many steps."

@@ -6,18 +6,21 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import click
+import jax
 from tqdm import tqdm
 
 from nst_jax import images
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.optimize import Progress
 from nst_jax.stylization import Result
+from nst_jax.weights import cache_folder
 
 __all__ = ["run"]
 
@@ -44,6 +47,7 @@ def run(
         DivergedError: after the last good picture has been saved.
     """
     check_files(out, trace, inputs, previews=save_every is not None)
+    keep_compiled_programs()
     with ExitStack() as open_files, stop_on_interrupt() as interrupted:
         show = Bar(open_files, quiet)
         record = Trace(open_files, trace)
@@ -63,6 +67,22 @@ def run(
             raise
     result.save(out)
     return tell(out, result.settings)
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep what it compiles in the cache folder, so that the next job of the same shapes
+    starts sooner. A cache that the user has set up already stays as it is, and one that cannot be
+    written is done without."""
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def check_files(out: Path, trace: Path | None, inputs: tuple[Path, ...], *, previews: bool) -> None:

@@ -5,7 +5,9 @@ Everything is a pure function of arrays, sums in float32 and returns a float32 s
 ``jax.vmap``. "The paper" is Gatys, Ecker & Bethge, "A Neural Algorithm of Artistic Style" (2015).
 """
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Float32
 
 __all__ = [
@@ -21,14 +23,35 @@ EPSILON = 1e-30
 """Keeps the relative losses from dividing zero by zero at a target that is zero everywhere."""
 
 
+@jax.custom_vjp
 def gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
     """Gram matrix G_ij = Σ_k F_ik F_jk over all positions k (the paper's equation 3).
+
+    Its gradient F·(S + Sᵀ), for a cotangent S, is one product of matrices as they lie in memory;
+    the one that JAX derives transposes the features and the result.
 
     >>> gram(jnp.array([[[1.0, 2.0], [0.0, 3.0]]]))
     Array([[ 1.,  2.],
            [ 2., 13.]], dtype=float32)
     """
     return jnp.einsum("hwi,hwj->ij", features, features, preferred_element_type=jnp.float32)
+
+
+def _gram_forward(features: Float[Array, "h w n"]) -> tuple[Float32[Array, "n n"], Array]:
+    # Behind the barrier XLA transposes what is in memory, instead of computing it once a filter.
+    features = lax.optimization_barrier(features)
+    return gram(features), features
+
+
+def _gram_backward(
+    features: Float[Array, "h w n"], cotangent: Float32[Array, "n n"]
+) -> tuple[Float[Array, "h w n"]]:
+    symmetric = (cotangent + cotangent.T).astype(features.dtype)
+    product = jnp.dot(features, symmetric, preferred_element_type=jnp.float32)
+    return (product.astype(features.dtype),)
+
+
+gram.defvjp(_gram_forward, _gram_backward)
 
 
 def content_loss(

@@ -168,12 +168,15 @@ def _chunk(
     """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
     after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
+    # Both are used in several places: inside a jit of their own they are traced once for all.
+    @jax.jit
     def folded(image: Array) -> tuple[Array, Mapping[str, Array]]:
         return loss(fold(image), *args)
 
     def value(image: Array) -> Array:
         return folded(image)[0]
 
+    @jax.jit
     def step(image: Array, opt_state: Any) -> tuple[Array, Any, dict[str, Any]]:
         if line_search:  # its last trial has already been evaluated and is kept in the state
             total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)

@@ -55,8 +55,9 @@ class Settings:
         seed: of the noise.
         model: ``auto`` (VGG19 if it can be had, else the bundled VGG16), ``vgg19`` or ``vgg16``.
         weights: a weight file to use instead, or `nst_jax.weights.Weights` already loaded.
-        dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 on
-            accelerators and float32 on CPUs. Losses and the picture are float32 always.
+        dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16
+            where that is fast: on GPUs, TPUs and processors with AMX. Losses and the picture are
+            float32 always.
     """
 
     size: int | None = 512

@@ -27,6 +27,7 @@ from nst_jax.images import ImageSource
 from nst_jax.memory import compile_to_fit
 from nst_jax.objective import LossWeights, loss, make_targets
 from nst_jax.optimize import History, Progress, minimise
+from nst_jax.precision import network_dtype
 from nst_jax.settings import Settings
 
 __all__ = ["Result", "reconstruct", "stylize", "texture"]
@@ -187,7 +188,7 @@ def _run(
         if isinstance(settings.weights, weight_files.Weights)
         else weight_files.resolve(settings.model, settings.weights)
     )
-    dtype = _dtype(settings)
+    dtype = network_dtype(settings.dtype)
     params = _to_device(loaded.params, dtype)
     content_layers = settings.content_layers if with_content else {}
     style_layers = settings.style_layers if with_style else {}
@@ -271,12 +272,6 @@ def _start(
     if isinstance(settings.init, str) and settings.init == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
-
-
-def _dtype(settings: Settings) -> Any:
-    if settings.dtype == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(settings.dtype)
 
 
 def _to_device(params: weight_files.Params, dtype: Any) -> dict[str, dict[str, Array]]:

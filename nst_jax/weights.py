@@ -47,6 +47,7 @@ __all__ = [
     "Report",
     "Weights",
     "bundled_path",
+    "cache_folder",
     "cached_path",
     "fetch",
     "load",
@@ -236,13 +237,14 @@ def _find_bundled() -> Path | None:
     return next((p for f in places if (p := f / "vgg16.safetensors").is_file()), None)
 
 
-def cached_path() -> Path:
-    """Return where `fetch` keeps the converted VGG19, whether or not it is there yet.
+def cache_folder() -> Path:
+    """Return ``NST_JAX_CACHE`` or else the user's cache folder, whether or not it is there yet."""
+    return Path(os.environ.get("NST_JAX_CACHE") or user_cache_path("nst_jax", appauthor=False))
 
-    The folder is ``NST_JAX_CACHE`` or else the user's cache folder.
-    """
-    folder = os.environ.get("NST_JAX_CACHE") or user_cache_path("nst_jax", appauthor=False)
-    return Path(folder) / "vgg19.safetensors"
+
+def cached_path() -> Path:
+    """Return where `fetch` keeps the converted VGG19, whether or not it is there yet."""
+    return cache_folder() / "vgg19.safetensors"
 
 
 def resolve(
