@@ -1,6 +1,7 @@
 """The network against PyTorch with the same weights, and what makes it cheap to descend."""
 
 from functools import partial
+import math
 from itertools import chain
 
 import jax
@@ -120,6 +121,25 @@ def sizes(vgg16, photos):
 def test_gain_keeps_the_size_of_activations(sizes, pooling):
     ratio = np.exp(np.log(sizes[pooling] / sizes["max"]).mean())
     assert ratio == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pooling_and_its_gradient_equal_pytorch(ties, dtype):
+    """Of equal values the first in reading order gets the gradient, as in PyTorch."""
+    rng = np.random.default_rng(0)
+    shape = (9, 12, 5)  # an odd last row is dropped
+    x = rng.integers(0, 3, shape) if ties else rng.permutation(math.prod(shape)).reshape(shape) / 4
+    cotangent = rng.integers(-8, 8, (4, 6, 5))
+    theirs = torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32, requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(theirs, 2)
+    pooled.backward(torch.tensor(cotangent.transpose(2, 0, 1)[None], dtype=torch.float32))
+    assert theirs.grad is not None
+    out, pull = jax.vjp(lambda x: pool(x, "max"), jnp.asarray(x, dtype))
+    np.testing.assert_array_equal(out, pooled.detach()[0].permute(1, 2, 0))
+    gradient = pull(jnp.asarray(cotangent, dtype))[0]
+    assert gradient.dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(gradient, theirs.grad[0].permute(1, 2, 0))
 
 
 def test_l2_pooling_has_a_finite_gradient_at_zero():
