@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nst_jax.errors import DivergedError, InputError
+    from nst_jax.errors import DivergedError, InputError, TooLargeError
     from nst_jax.objective import LossWeights, Targets, loss, make_targets
-    from nst_jax.optimize import Outcome, Progress, minimise
+    from nst_jax.optimize import Outcome, Progress, minimise, minimise_each
     from nst_jax.settings import PAPER, Settings
-    from nst_jax.stylization import Result, reconstruct, stylize, texture
+    from nst_jax.stylization import Result, reconstruct, stylize, stylize_each, texture
     from nst_jax.vgg import VGG
 
 __all__ = [
@@ -30,20 +30,23 @@ __all__ = [
     "Result",
     "Settings",
     "Targets",
+    "TooLargeError",
     "loss",
     "make_targets",
     "minimise",
+    "minimise_each",
     "reconstruct",
     "stylize",
+    "stylize_each",
     "texture",
 ]
 
 _HOMES = {
-    "errors": ("DivergedError", "InputError"),
+    "errors": ("DivergedError", "InputError", "TooLargeError"),
     "objective": ("LossWeights", "Targets", "loss", "make_targets"),
-    "optimize": ("Outcome", "Progress", "minimise"),
+    "optimize": ("Outcome", "Progress", "minimise", "minimise_each"),
     "settings": ("PAPER", "Settings"),
-    "stylization": ("Result", "reconstruct", "stylize", "texture"),
+    "stylization": ("Result", "reconstruct", "stylize", "stylize_each", "texture"),
     "vgg": ("VGG",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -73,7 +73,7 @@ def keep_compiled_programs() -> None:
     """Let JAX keep what it compiles in the cache folder, so that the next job of the same shapes
     starts sooner. A cache that the user has set up already stays as it is, and one that cannot be
     written is done without."""
-    if jax.config.jax_compilation_cache_dir is not None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = cache_folder() / "compiled"
     try:

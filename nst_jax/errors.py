@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["DivergedError", "InputError"]
+__all__ = ["DivergedError", "InputError", "TooLargeError"]
 
 
 class InputError(ValueError):
@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class TooLargeError(InputError):
+    """The computation needs more memory than the device has."""
+
+
 class DivergedError(ArithmeticError):
     """The loss or the picture stopped being finite.
 
@@ -20,7 +24,8 @@ class DivergedError(ArithmeticError):
         image: the last picture that was seen to be finite, at the end of a chunk, in [0, 1].
         step: the number of steps behind that picture.
         history: the losses up to it, as `nst_jax.optimize.minimise` returns them.
-        result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it.
+        result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it. Of several
+            pictures that ran side by side, image, history and result hold one each.
     """
 
     result: Any = None

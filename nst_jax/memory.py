@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from nst_jax.errors import InputError
+from nst_jax.errors import TooLargeError
 
 __all__ = ["compile_to_fit"]
 
@@ -14,8 +14,8 @@ def compile_to_fit(jitted: Any, *args: Any, **kwargs: Any) -> jax.stages.Compile
     """Compile ``jitted`` for these arguments; the result takes the ones that are not static.
 
     Raises:
-        InputError: XLA plans more memory for the program than the device has in all. Without this
-            check the operating system would kill the process with everything in it.
+        TooLargeError: XLA plans more memory for the program than the device has in all. Without
+            this check the operating system would kill the process with everything in it.
     """
     compiled = jitted.lower(*args, **kwargs).compile()
     plan = compiled.memory_analysis()
@@ -29,7 +29,7 @@ def compile_to_fit(jitted: Any, *args: Any, **kwargs: Any) -> jax.stages.Compile
         - plan.alias_size_in_bytes
     )
     if needed > capacity:
-        raise InputError(
+        raise TooLargeError(
             f"this needs about {needed / 2**30:.1f} GiB of memory and the device has "
             f"{capacity / 2**30:.1f} GiB; choose a smaller size"
         )

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit
 
-__all__ = ["History", "LossFn", "Outcome", "Progress", "fold", "minimise"]
+__all__ = ["History", "LossFn", "Outcome", "Progress", "fold", "minimise", "minimise_each"]
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 100
@@ -45,9 +45,9 @@ class Progress(NamedTuple):
 
     step: int
     steps: int
-    image: Float[Array, "h w 3"]
+    image: Float[Array, "*k h w 3"]
     losses: History
-    """The entries of this chunk."""
+    """The entries of this chunk; the means over the pictures, of several."""
     seconds: float
     """Wall-clock time since the first step began, compilation apart."""
 
@@ -93,25 +93,77 @@ def minimise(
         DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
         InputError: ``steps`` or ``every`` is out of range, or the start is not finite.
     """
+    return _descend(loss, image, (), args, optimizer, steps, on_progress, every)[0]
+
+
+def minimise_each(
+    loss: LossFn,
+    images: Float[Array, "k h w 3"],
+    each: Any,
+    args: tuple[Any, ...],
+    *,
+    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
+    steps: int,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+) -> list[Outcome]:
+    """Minimise ``loss(image, each[i], *args)`` over each of k images in one vmapped program.
+
+    Every picture takes the steps that `minimise` would take with it alone.
+
+    Args:
+        loss: of one picture, ``loss(image, each[i], *args)``.
+        images: where to start.
+        each: a pytree of arrays with a leading axis of k: what differs between the pictures.
+        args: the pytrees that they share.
+        optimizer: any Optax transformation without a line search. Under ``vmap`` a line search
+            would evaluate both sides of its every decision, for as long as the slowest picture
+            needs; pictures one after another are faster.
+        steps: and the rest: as for `minimise`.
+
+    Raises:
+        DivergedError: a loss or a pixel of any picture stopped being finite. Its ``image`` holds
+            all pictures, and its ``history`` one history each.
+        InputError: as for `minimise`; or the optimizer searches along lines.
+    """
+    return _descend(loss, images, (each,), args, optimizer, steps, on_progress, every)
+
+
+def _descend(
+    loss: LossFn,
+    image: Float[Array, "*k h w 3"],
+    each: tuple[Any, ...],
+    args: tuple[Any, ...],
+    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
+    steps: int,
+    on_progress: Callable[[Progress], bool | None] | None,
+    every: int | None,
+) -> list[Outcome]:
     if steps < 0:
         raise InputError(f"steps is {steps}; it cannot be negative")
     if not bool(jnp.isfinite(image).all()):
         raise InputError("the start image holds values that are not finite numbers")
     if every is not None and (every < 1 or every % 1):
         raise InputError(f"every is {every}; give a whole number from 1 up")
-    history: History = []
     image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
+    batched = image.ndim == 4
+    histories: list[History] = [[] for _ in range(len(image) if batched else 1)]
     if steps == 0:
-        return Outcome(jnp.clip(image, 0, 1), history, False, 0.0, 0.0)
+        return _outcomes(jnp.clip(image, 0, 1), histories, False, 0.0, 0.0)
 
     optimizer = optax.with_extra_args_support(optimizer)
-    opt_state = jax.jit(optimizer.init)(image)
+    init = jax.vmap(optimizer.init) if batched else optimizer.init
+    opt_state = jax.jit(init)(image)
     line_search = all(
         optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad")
     )
+    if batched and line_search:
+        raise InputError("an optimizer with a line search takes one picture at a time: minimise")
 
     started = time.perf_counter()
-    program = compile_to_fit(_chunk, loss, optimizer, line_search, image, opt_state, args, 0, True)
+    program = compile_to_fit(
+        _chunk, loss, optimizer, line_search, image, opt_state, each, args, 0, True
+    )
     begun = time.perf_counter()
 
     step, length, parts_due, converged, stop = 0, 1, 0, False, False
@@ -121,33 +173,36 @@ def minimise(
             count = min(count, every - step % every)
         with_parts = line_search and (step + count >= parts_due or step + count == steps)
         good, chunk_begun = image.copy(), time.perf_counter()
-        image, opt_state, records = program(image, opt_state, args, count, with_parts)
-        entries, finite = _entries(jax.device_get(records), step, count, with_parts)
+        image, opt_state, records = program(image, opt_state, each, args, count, with_parts)
+        entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
         if not (finite and bool(jnp.isfinite(image).all())):
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
                 "try a smaller learning rate or smaller weights",
                 image=fold(good),
                 step=step,
-                history=history,
+                history=histories if batched else histories[0],
             )
         step += count
-        history += entries
+        for history, new in zip(histories, entries, strict=True):
+            history += new
         parts_due = step + PARTS_EVERY if with_parts else parts_due
         now = time.perf_counter()
         length = max(1, round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun))))
-        recent = [entry["total"] for entry in history[-STALLED_STEPS:]]
+        recent = [entry["total"] for entry in histories[0][-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         stop = on_progress is not None and on_progress(
-            Progress(step, steps, fold(image), entries, now - begun)
+            Progress(step, steps, fold(image), _means(entries), now - begun)
         )
-    return Outcome(
-        fold(image),
-        history,
-        converged,
-        begun - started,
-        time.perf_counter() - begun,
-    )
+    seconds = time.perf_counter() - begun
+    return _outcomes(fold(image), histories, converged, begun - started, seconds)
+
+
+def _outcomes(
+    image: Float[Array, "*k h w 3"], histories: list[History], *rest: Any
+) -> list[Outcome]:
+    pictures = [image] if image.ndim == 3 else list(image)
+    return [Outcome(*pair, *rest) for pair in zip(pictures, histories, strict=True)]
 
 
 @partial(
@@ -161,6 +216,7 @@ def _chunk(
     line_search: bool,
     image: Array,
     opt_state: Any,
+    each: tuple[Any, ...],
     args: tuple[Any, ...],
     count: Array | int,
     with_parts: Array | bool,
@@ -170,19 +226,21 @@ def _chunk(
 
     # Both are used in several places: inside a jit of their own they are traced once for all.
     @jax.jit
-    def folded(image: Array) -> tuple[Array, Mapping[str, Array]]:
-        return loss(fold(image), *args)
-
-    def value(image: Array) -> Array:
-        return folded(image)[0]
+    def folded(image: Array, each: tuple[Any, ...]) -> tuple[Array, Mapping[str, Array]]:
+        return loss(fold(image), *each, *args)
 
     @jax.jit
-    def step(image: Array, opt_state: Any) -> tuple[Array, Any, dict[str, Any]]:
+    def step(
+        image: Array, opt_state: Any, each: tuple[Any, ...]
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        def value(image: Array) -> Array:
+            return folded(image, each)[0]
+
         if line_search:  # its last trial has already been evaluated and is kept in the state
             total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
             parts = {}
         else:
-            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *each, *args)
         updates, opt_state = optimizer.update(
             grads, opt_state, image, value=total, grad=grads, value_fn=value
         )
@@ -193,19 +251,22 @@ def _chunk(
             image = jnp.clip(image, 0.0, 1.0)
         return image, opt_state, {"total": total, **parts}
 
+    if image.ndim == 4:
+        step = jax.vmap(step)
+
     def turn(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         image, opt_state, records = carry
-        image, opt_state, record = step(image, opt_state)
+        image, opt_state, record = step(image, opt_state, each)
         return image, opt_state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
 
-    shapes = jax.eval_shape(step, image, opt_state)[2]
+    shapes = jax.eval_shape(step, image, opt_state, each)[2]
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
     image, opt_state, records = jax.lax.fori_loop(0, count, turn, (image, opt_state, records))
     if line_search:
-        parts = jax.eval_shape(lambda: folded(image)[1])
+        parts = jax.eval_shape(folded, image, each)[1]
         records["last"] = jax.lax.cond(
             with_parts,
-            lambda image: folded(image)[1],
+            lambda image: folded(image, each)[1],
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
             image,
         )
@@ -226,14 +287,31 @@ def fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
 
 
 def _entries(
-    records: dict[str, Any], before: int, count: int, with_parts: bool
-) -> tuple[History, bool]:
-    """Turn a chunk's records into history entries, and tell whether all are finite."""
+    records: dict[str, Any], before: int, count: int, with_parts: bool, pictures: int
+) -> tuple[list[History], bool]:
+    """Turn a chunk's records into each picture's history entries; tell whether all are finite."""
     last = records.pop("last", {})
-    entries: History = [
-        {"step": before + i + 1} | {name: float(rows[i]) for name, rows in records.items()}
-        for i in range(count)
+    columns = {name: np.reshape(rows[:count], (count, pictures)) for name, rows in records.items()}
+    entries: list[History] = [
+        [
+            {"step": before + i + 1} | {name: float(rows[i, k]) for name, rows in columns.items()}
+            for i in range(count)
+        ]
+        for k in range(pictures)
     ]
     if with_parts:
-        entries[-1] |= {name: float(value) for name, value in last.items()}
-    return entries, all(np.isfinite(value) for entry in entries for value in entry.values())
+        entries[0][-1] |= {name: float(value) for name, value in last.items()}
+    finite = all(
+        np.isfinite(value) for history in entries for entry in history for value in entry.values()
+    )
+    return entries, finite
+
+
+def _means(entries: list[History]) -> History:
+    """The mean over the pictures, entry by entry."""
+    if len(entries) == 1:
+        return entries[0]
+    return [
+        {name: float(np.mean([entry[name] for entry in row])) for name in row[0]}
+        for row in zip(*entries, strict=True)
+    ]

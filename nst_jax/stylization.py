@@ -7,12 +7,12 @@ loop in `nst_jax.optimize`.
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,20 @@ from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
 from nst_jax import weights as weight_files
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, TooLargeError
 from nst_jax.images import ImageSource
 from nst_jax.memory import compile_to_fit
-from nst_jax.objective import LossWeights, loss, make_targets
-from nst_jax.optimize import History, Progress, minimise
+from nst_jax.objective import LossWeights, Targets, loss, make_targets
+from nst_jax.optimize import History, Outcome, Progress, minimise, minimise_each
 from nst_jax.precision import network_dtype
 from nst_jax.settings import Settings
 
-__all__ = ["Result", "reconstruct", "stylize", "texture"]
+__all__ = ["Result", "reconstruct", "stylize", "stylize_each", "texture"]
 
 DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
 
-_targets = jax.jit(
+_compiled_targets = jax.jit(
     make_targets,
     static_argnames=(
         "content_layers",
@@ -149,6 +149,65 @@ def texture(
     return _run(None, _as_list(style), settings, on_progress, every)
 
 
+def stylize_each(
+    content: ImageSource,
+    styles: Sequence[ImageSource],
+    settings: Settings | None = None,
+    *,
+    batch: int | None = None,
+    on_progress: Callable[[Progress], bool | None] | None = None,
+    every: int | None = None,
+    **changes: Any,
+) -> Iterator[Result]:
+    """Paint ``content`` in each of several styles: a picture a style, in their order.
+
+    The photo's features are computed once, and all pictures run through one compiled program. Each
+    is what `stylize` makes of its style alone, up to rounding. They come as they are done, so that
+    nothing is lost when a later one cannot be made.
+
+    Args:
+        content: as for `stylize`.
+        styles: a path, PIL image or array each.
+        settings: see `Settings`; without style weights, as there is nothing to blend.
+        batch: how many pictures are painted side by side, in one vmapped loop. By default one on
+            CPUs, where more bring nothing (``benchmarks/RESULTS.md``), and with a line search;
+            elsewhere as many as fit the memory.
+        on_progress: as for `stylize`, told of each batch from its first step. Of several pictures
+            ``image`` is (k, h, w, 3) and the losses are means.
+        every: as for `stylize`.
+        **changes: single settings by name, over ``settings``.
+
+    Raises:
+        InputError: as for `stylize`; or a batch that is out of range or has a line search.
+        DivergedError: as for `stylize`. Of several pictures ``result`` is a list.
+
+    ```python
+    for name, result in zip(names, nst_jax.stylize_each("cat.jpg", names), strict=True):
+        result.save(f"cat-{name}")
+    ```
+    """
+    settings = _settings(settings, changes)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch is {batch}; give a whole number from 1 up")
+    if settings.style_weights is not None:
+        raise InputError("style weights blend styles into one picture; here each has its own")
+    job = _prepare(content, styles, settings)
+    one_by_one = settings.optimizer == "lbfgs" or jax.default_backend() == "cpu"
+    size = batch or (1 if one_by_one else len(styles))
+    shared = _targets(job, [], with_content=True)
+    done = 0
+    while done < len(styles):
+        group = range(done, min(done + size, len(styles)))
+        try:
+            yield from _paint_group(job, shared, group, size, on_progress, every)
+        except TooLargeError:
+            if batch is not None or size == 1:
+                raise
+            size = (size + 1) // 2
+        else:
+            done += len(group)
+
+
 def _as_list(style: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
     return cast(list[ImageSource], list(style) if isinstance(style, list | tuple) else [style])
 
@@ -165,13 +224,26 @@ def _from_noise(settings: Settings) -> Settings:
     return replace(settings, init="noise") if from_content else settings
 
 
-def _run(
-    content: ImageSource | None,
-    styles: Sequence[ImageSource],
-    settings: Settings,
-    on_progress: Callable[[Progress], bool | None] | None,
-    every: int | None,
-) -> Result:
+class _Job(NamedTuple):
+    """All that is read and decided before anything is computed."""
+
+    settings: Settings
+    content: ImageSource | None
+    styles: Sequence[ImageSource]
+    goal: Float32[np.ndarray, "h w 3"] | None
+    """The content at the output's size, where it counts."""
+    alpha: Float32[np.ndarray, "h w"] | None
+    style_pixels: list[Float32[np.ndarray, "_ _ 3"]]
+    start: Float[Array, "h w 3"]
+    weights: weight_files.Weights
+    params: dict[str, dict[str, Array]]
+    loss_weights: LossWeights
+    begun: float
+
+
+def _prepare(
+    content: ImageSource | None, styles: Sequence[ImageSource], settings: Settings
+) -> _Job:
     begun = time.perf_counter()
     picture = None if content is None else images.read(content, name="content")
     shape = _output_shape(picture, settings)
@@ -181,65 +253,157 @@ def _run(
         raise InputError("no style image was given; give at least one, or a style weight of 0")
     style_pixels = [_read_style(style, max(shape)) for style in styles] if with_style else []
     goal = None if picture is None else images.resize(picture.pixels, shape)
+    alpha = None if picture is None or picture.alpha is None else picture.alpha
     start = _start(settings, goal, shape)
-
     loaded = (
         settings.weights
         if isinstance(settings.weights, weight_files.Weights)
         else weight_files.resolve(settings.model, settings.weights)
     )
-    dtype = network_dtype(settings.dtype)
-    params = _to_device(loaded.params, dtype)
-    content_layers = settings.content_layers if with_content else {}
-    style_layers = settings.style_layers if with_style else {}
-    pixels = (
-        jnp.asarray(goal) if with_content else None,
-        [jnp.asarray(pixels) for pixels in style_pixels],
+    return _Job(
+        settings,
+        content,
+        styles,
+        goal if with_content else None,
+        None if alpha is None else images.resize(alpha, shape),
+        style_pixels,
+        start,
+        loaded,
+        _to_device(loaded.params, network_dtype(settings.dtype)),
+        LossWeights(
+            settings.content_weight,
+            settings.style_weight,
+            settings.tv,
+            settings.content_layers if with_content else {},
+            settings.style_layers if with_style else {},
+        ),
+        begun,
     )
-    targets = compile_to_fit(
-        _targets,
-        params,
+
+
+def _targets(
+    job: _Job, style_pixels: Sequence[Float32[np.ndarray, "_ _ 3"]], *, with_content: bool
+) -> Targets:
+    """The targets of the content, if asked for, and of a blend of styles, if any."""
+    goal = job.goal if with_content else None
+    pixels = (
+        None if goal is None else jnp.asarray(goal),
+        [jnp.asarray(style) for style in style_pixels],
+    )
+    settings = job.settings
+    return compile_to_fit(
+        _compiled_targets,
+        job.params,
         *pixels,
-        content_layers=tuple(content_layers),
-        style_layers=tuple(style_layers),
-        style_weights=settings.style_weights if with_style else None,
+        content_layers=() if goal is None else tuple(settings.content_layers),
+        style_layers=tuple(settings.style_layers) if style_pixels else (),
+        style_weights=settings.style_weights if style_pixels else None,
         form=settings.form,
         pooling=settings.pooling,
         padding=settings.padding,
-    )(params, *pixels)
-    loss_weights = LossWeights(
-        settings.content_weight, settings.style_weight, settings.tv, content_layers, style_layers
-    )
+    )(job.params, *pixels)
 
-    def result(image: Array, history: History, times: dict[str, Any]) -> Result:
-        alpha = None if picture is None else picture.alpha
-        return Result(
-            np.asarray(image),
-            None if alpha is None else images.resize(alpha, shape),
-            history,
-            _record(settings, content, styles, shape, dtype, loaded, len(history)) | times,
-        )
 
+def _run(
+    content: ImageSource | None,
+    styles: Sequence[ImageSource],
+    settings: Settings,
+    on_progress: Callable[[Progress], bool | None] | None,
+    every: int | None,
+) -> Result:
+    job = _prepare(content, styles, settings)
+    targets = _targets(job, job.style_pixels, with_content=True)
     try:
         outcome = minimise(
             loss,
-            start,
-            (params, targets, loss_weights),
+            job.start,
+            (job.params, targets, job.loss_weights),
             optimizer=_optimizer(settings),
             steps=settings.steps,
             on_progress=on_progress,
             every=every,
         )
     except DivergedError as error:
-        error.result = result(error.image, error.history, {})
+        error.result = _result(job, styles, error.image, error.history)
         raise
-    times = {
-        "converged": outcome.converged,
-        "seconds": round(time.perf_counter() - begun, 3),
-        "compile_seconds": round(outcome.compile_seconds, 3),
-        "steps_seconds": round(outcome.seconds, 3),
+    return _result(job, styles, outcome.image, outcome.history, outcome)
+
+
+def _paint_group(
+    job: _Job,
+    shared: Targets,
+    group: range,
+    size: int,
+    on_progress: Callable[[Progress], bool | None] | None,
+    every: int | None,
+) -> list[Result]:
+    """Paint some of the job's styles side by side; a last group that is short is filled up, so
+    that it needs no program of its own."""
+    own = [
+        _targets(job, job.style_pixels[i : i + 1], with_content=False).style
+        if job.style_pixels
+        else {}
+        for i in group
+    ]
+    own += [own[-1]] * (size - len(own))
+    loop = {
+        "optimizer": _optimizer(job.settings),
+        "steps": job.settings.steps,
+        "on_progress": on_progress,
+        "every": every,
     }
-    return result(outcome.image, outcome.history, times)
+    names = [[job.styles[i]] for i in group]
+    try:
+        if size == 1:
+            targets = replace(shared, style=own[0])
+            outcomes = [minimise(loss, job.start, (job.params, targets, job.loss_weights), **loop)]
+        else:
+            outcomes = minimise_each(
+                _loss_of_style,
+                jnp.stack([job.start] * size),
+                jax.tree.map(lambda *grams: jnp.stack(grams), *own),
+                (job.params, shared, job.loss_weights),
+                **loop,
+            )
+    except DivergedError as error:
+        if size == 1:
+            error.result = _result(job, names[0], error.image, error.history)
+        else:
+            last_good = zip(names, error.image, error.history, strict=False)
+            error.result = [_result(job, *one) for one in last_good]
+        raise
+    return [
+        _result(job, name, outcome.image, outcome.history, outcome)
+        for name, outcome in zip(names, outcomes, strict=False)
+    ]
+
+
+def _loss_of_style(
+    image: Float[Array, "h w 3"],
+    style: dict[str, Float32[Array, "..."]],
+    params: weight_files.Params,
+    shared: Targets,
+    loss_weights: LossWeights,
+) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+    return loss(image, params, replace(shared, style=style), loss_weights)
+
+
+def _result(
+    job: _Job,
+    styles: Sequence[ImageSource],
+    image: Array,
+    history: History,
+    outcome: Outcome | None = None,
+) -> Result:
+    record = _record(job, styles, len(history))
+    if outcome is not None:
+        record |= {
+            "converged": outcome.converged,
+            "seconds": round(time.perf_counter() - job.begun, 3),
+            "compile_seconds": round(outcome.compile_seconds, 3),
+            "steps_seconds": round(outcome.seconds, 3),
+        }
+    return Result(np.asarray(image), job.alpha, history, record)
 
 
 def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[int, int]:
@@ -297,33 +461,27 @@ def _named_optimizer(name: str, lr: float | None) -> optax.GradientTransformatio
     return optax.lbfgs(memory_size=LBFGS_MEMORY)
 
 
-def _record(
-    settings: Settings,
-    content: ImageSource | None,
-    styles: Sequence[ImageSource],
-    shape: tuple[int, int],
-    dtype: Any,
-    weights: weight_files.Weights,
-    steps_done: int,
-) -> dict[str, Any]:
+def _record(job: _Job, styles: Sequence[ImageSource], steps_done: int) -> dict[str, Any]:
     """Everything that decides the picture, as JSON values; files by name, without their folders."""
+    settings = job.settings
     values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    height, width = job.start.shape[:2]
     return values | {
         "version": version("nst-jax"),
-        "content": None if content is None else _name(content),
+        "content": None if job.content is None else _name(job.content),
         "styles": [_name(style) for style in styles],
         "init": _name(settings.init),
         "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
         "content_layers": dict(settings.content_layers),
         "style_layers": dict(settings.style_layers),
-        "width": shape[1],
-        "height": shape[0],
+        "width": width,
+        "height": height,
         "steps_done": steps_done,
-        "dtype": jnp.dtype(dtype).name,
-        "model": weights.model,
-        "weights": weights.path.name,
-        "weights_sha256": weights.sha256,
-        "weights_source": weights.source,
+        "dtype": job.params["conv1_1"]["kernel"].dtype.name,
+        "model": job.weights.model,
+        "weights": job.weights.path.name,
+        "weights_sha256": job.weights.sha256,
+        "weights_source": job.weights.source,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }

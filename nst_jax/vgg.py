@@ -51,12 +51,11 @@ class Conv(nnx.Module):
         """Convolve in the kernel's dtype; the output has the input's height and width."""
         kernel = self.kernel[...]
         x = x.astype(kernel.dtype)
+        border = "SAME"
         if self.padding == "replicate":
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
-            out = convolve(x, kernel, "VALID")
-        else:
-            out = convolve(x, kernel, "SAME")
-        return out + self.bias[...].astype(kernel.dtype)
+            border = "VALID"
+        return jnp.asarray(convolve(x, kernel, border)) + self.bias[...].astype(kernel.dtype)
 
 
 class VGG(nnx.Module):
