@@ -1,6 +1,7 @@
 """The command line, on real photos. What hangs on the process itself (start, signals, streams) runs
 as a program of its own; the rest calls the same command in this process, which has JAX loaded."""
 
+import io
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -97,6 +99,7 @@ def test_a_whole_job_as_a_program():
         "12",
     ]
     command += ["--model", "vgg16", "--save-every", "5", "--trace", "trace.jsonl"]
+    command += ["--dtype", "float32"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "out file ü.png: 64x43, 12 steps" in done.stdout
@@ -105,7 +108,7 @@ def test_a_whole_job_as_a_program():
     assert "loss=" in done.stderr
     found = {path.name for path in Path().iterdir()}
     previews = {f"out file ü-{step:06d}.png" for step in (5, 10)}
-    assert found == {"out file ü.png", "trace.jsonl", *previews}
+    assert found == {"out file ü.png", "trace.jsonl", "cache", *previews}
 
     picture = images.read("out file ü.png").pixels
     content = images.resize(images.read(CAT).pixels, (43, 64))
@@ -307,6 +310,47 @@ def test_bfloat16_is_close_to_float32():
     full, half = made(*job, "--dtype", "float32"), made(*job, "--dtype", "bfloat16")
     assert settings_of("out.png")["dtype"] == "bfloat16"
     assert 0 < np.abs(full - half).mean() < 0.05
+
+
+def test_auto_is_bfloat16_where_that_is_fast():
+    made("stylize", CAT, INK, *FOR_BOTH)
+    processor = Path("/proc/cpuinfo")
+    has_amx = processor.exists() and "amx_bf16" in processor.read_text()
+    fast = has_amx or jax.default_backend() != "cpu"
+    assert settings_of("out.png")["dtype"] == ("bfloat16" if fast else "float32")
+
+
+def test_a_second_program_finds_what_the_first_compiled(tmp_path):
+    command = [*PROGRAM, "stylize", CAT, INK, *map(str, FOR_BOTH), "-o", "out.png"]
+    kept = tmp_path / "cache" / "compiled"
+    pictures, entries = [], []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        pictures.append(Path("out.png").read_bytes())
+        entries.append({path: path.stat().st_mtime_ns for path in kept.glob("jit__chunk-*-cache")})
+        assert len(entries[-1]) == 1
+    assert entries[0] == entries[1]
+
+    def pixels(data):
+        return np.asarray(Image.open(io.BytesIO(data)))
+
+    np.testing.assert_array_equal(*map(pixels, pictures))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "compiled").write_text("in the way")
+    command = [*PROGRAM, "stylize", CAT, INK, *map(str, FOR_BOTH), "-o", "out.png", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_jax_own_setting_for_its_cache_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    command = [*PROGRAM, "stylize", CAT, INK, *map(str, FOR_BOTH), "-o", "out.png", "-q"]
+    subprocess.run(command, check=True)
+    assert not (tmp_path / "cache" / "compiled").exists()
 
 
 def test_a_weight_file():

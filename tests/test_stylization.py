@@ -31,6 +31,7 @@ SHALLOW = {
     "size": 64,
     "steps": 8,
     "model": "vgg16",
+    "dtype": "float32",
     "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
     "content_layers": {"relu2_2": 1.0},
 }
@@ -297,7 +298,7 @@ def test_loaded_weights_and_a_file_are_the_same(painted, pair):
 
 
 def test_bfloat16_is_close_to_float32(painted, pair):
-    half = stylize(*pair, **SHALLOW, dtype="bfloat16")
+    half = stylize(*pair, **SHALLOW | {"dtype": "bfloat16"})
     assert half.image.dtype == np.float32
     assert half.settings["dtype"] == "bfloat16"
     assert not np.array_equal(half.image, painted.image)
