@@ -23,7 +23,7 @@ from nst_jax.memory import compile_to_fit
 __all__ = ["History", "LossFn", "Outcome", "Progress", "fold", "minimise", "minimise_each"]
 
 CHUNK_SECONDS = 1.0
-MAX_CHUNK = 100
+MAX_CHUNK = 1000
 PARTS_EVERY = 10
 """After a line search the loss' parts cost an evaluation of their own, so they are seen at most
 once in so many steps."""
@@ -61,6 +61,8 @@ class Outcome(NamedTuple):
     """Whether it ended early because the line search found nothing better."""
     compile_seconds: float
     seconds: float
+    opt_state: Any
+    """The optimizer's state after the last step (of `minimise_each`, that of all pictures)."""
 
 
 def minimise(
@@ -70,6 +72,8 @@ def minimise(
     *,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
+    opt_state: Any = None,
+    average: float = 0.0,
     on_progress: Callable[[Progress], bool | None] | None = None,
     every: int | None = None,
 ) -> Outcome:
@@ -86,14 +90,20 @@ def minimise(
         args: the pytrees that the loss takes after the image.
         optimizer: any Optax transformation. Pass the same object again to reuse the program.
         steps: how many updates.
+        opt_state: what the optimizer knows already, such as an `Outcome`'s; a new one by default.
+        average: the decay of the average of iterates that is returned and shown, (1 − d) Σ dⁱ xₜ₋ᵢ
+            without the bias towards its start; 0 for the last iterate itself. The grain that Adam
+            leaves on a picture differs from step to step and averages out. Not with a line search.
         on_progress: called after each chunk; returning True stops there.
         every: chunks end at multiples of this many steps, for previews.
 
     Raises:
         DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
-        InputError: ``steps`` or ``every`` is out of range, or the start is not finite.
+        InputError: ``steps``, ``every`` or ``average`` is out of range, or the start is not finite.
     """
-    return _descend(loss, image, (), args, optimizer, steps, on_progress, every)[0]
+    return _descend(
+        loss, image, (), args, optimizer, steps, opt_state, average, on_progress, every
+    )[0]
 
 
 def minimise_each(
@@ -104,6 +114,8 @@ def minimise_each(
     *,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
+    opt_state: Any = None,
+    average: float = 0.0,
     on_progress: Callable[[Progress], bool | None] | None = None,
     every: int | None = None,
 ) -> list[Outcome]:
@@ -126,7 +138,9 @@ def minimise_each(
             all pictures, and its ``history`` one history each.
         InputError: as for `minimise`; or the optimizer searches along lines.
     """
-    return _descend(loss, images, (each,), args, optimizer, steps, on_progress, every)
+    return _descend(
+        loss, images, (each,), args, optimizer, steps, opt_state, average, on_progress, every
+    )
 
 
 def _descend(
@@ -136,6 +150,8 @@ def _descend(
     args: tuple[Any, ...],
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
+    opt_state: Any,
+    average: float,
     on_progress: Callable[[Progress], bool | None] | None,
     every: int | None,
 ) -> list[Outcome]:
@@ -145,24 +161,32 @@ def _descend(
         raise InputError("the start image holds values that are not finite numbers")
     if every is not None and (every < 1 or every % 1):
         raise InputError(f"every is {every}; give a whole number from 1 up")
+    if not 0 <= average < 1:
+        raise InputError(f"average is {average}; give a decay from 0 to below 1")
     image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
     batched = image.ndim == 4
     histories: list[History] = [[] for _ in range(len(image) if batched else 1)]
     if steps == 0:
-        return _outcomes(jnp.clip(image, 0, 1), histories, False, 0.0, 0.0)
+        return _outcomes(jnp.clip(image, 0, 1), histories, False, 0.0, 0.0, opt_state)
 
     optimizer = optax.with_extra_args_support(optimizer)
     init = jax.vmap(optimizer.init) if batched else optimizer.init
-    opt_state = jax.jit(init)(image)
+    opt_state = jax.jit(init)(image) if opt_state is None else jax.tree.map(jnp.copy, opt_state)
     line_search = all(
         optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad")
     )
     if batched and line_search:
         raise InputError("an optimizer with a line search takes one picture at a time: minimise")
+    if average and line_search:
+        raise InputError("an optimizer with a line search has no average of iterates")
+    mean = jnp.zeros_like(image) if average else None
+
+    def shown(image: Array, mean: Array | None, step: int) -> Array:
+        return fold(image) if mean is None or step == 0 else mean / (1 - average**step)
 
     started = time.perf_counter()
     program = compile_to_fit(
-        _chunk, loss, optimizer, line_search, image, opt_state, each, args, 0, True
+        _chunk, loss, optimizer, line_search, image, mean, opt_state, each, args, average, 0, True
     )
     begun = time.perf_counter()
 
@@ -172,14 +196,16 @@ def _descend(
         if every is not None:
             count = min(count, every - step % every)
         with_parts = line_search and (step + count >= parts_due or step + count == steps)
-        good, chunk_begun = image.copy(), time.perf_counter()
-        image, opt_state, records = program(image, opt_state, each, args, count, with_parts)
+        good, chunk_begun = shown(image, mean, step), time.perf_counter()
+        image, mean, opt_state, records = program(
+            image, mean, opt_state, each, args, average, count, with_parts
+        )
         entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
         if not (finite and bool(jnp.isfinite(image).all())):
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
                 "try a smaller learning rate or smaller weights",
-                image=fold(good),
+                image=good,
                 step=step,
                 history=histories if batched else histories[0],
             )
@@ -192,10 +218,11 @@ def _descend(
         recent = [entry["total"] for entry in histories[0][-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         stop = on_progress is not None and on_progress(
-            Progress(step, steps, fold(image), _means(entries), now - begun)
+            Progress(step, steps, shown(image, mean, step), _means(entries), now - begun)
         )
     seconds = time.perf_counter() - begun
-    return _outcomes(fold(image), histories, converged, begun - started, seconds)
+    final = shown(image, mean, step)
+    return _outcomes(final, histories, converged, begun - started, seconds, opt_state)
 
 
 def _outcomes(
@@ -208,19 +235,21 @@ def _outcomes(
 @partial(
     jax.jit,
     static_argnames=("loss", "optimizer", "line_search"),
-    donate_argnames=("image", "opt_state"),
+    donate_argnames=("image", "mean", "opt_state"),
 )
 def _chunk(
     loss: LossFn,
     optimizer: optax.GradientTransformationExtraArgs,
     line_search: bool,
     image: Array,
+    mean: Array | None,
     opt_state: Any,
     each: tuple[Any, ...],
     args: tuple[Any, ...],
+    average: Array | float,
     count: Array | int,
     with_parts: Array | bool,
-) -> tuple[Array, Any, dict[str, Any]]:
+) -> tuple[Array, Array | None, Any, dict[str, Any]]:
     """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
     after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
 
@@ -255,13 +284,16 @@ def _chunk(
         step = jax.vmap(step)
 
     def turn(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        image, opt_state, records = carry
+        image, mean, opt_state, records = carry
         image, opt_state, record = step(image, opt_state, each)
-        return image, opt_state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
+        mean = None if mean is None else average * mean + (1 - average) * image
+        records = jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
+        return image, mean, opt_state, records
 
     shapes = jax.eval_shape(step, image, opt_state, each)[2]
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
-    image, opt_state, records = jax.lax.fori_loop(0, count, turn, (image, opt_state, records))
+    carry = jax.lax.fori_loop(0, count, turn, (image, mean, opt_state, records))
+    image, mean, opt_state, records = carry
     if line_search:
         parts = jax.eval_shape(folded, image, each)[1]
         records["last"] = jax.lax.cond(
@@ -270,7 +302,7 @@ def _chunk(
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
             image,
         )
-    return image, opt_state, records
+    return image, mean, opt_state, records
 
 
 @jax.jit
