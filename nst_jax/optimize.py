@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit
 
-__all__ = ["History", "LossFn", "Outcome", "Progress", "fold", "minimise", "minimise_each"]
+__all__ = ["History", "LossFn", "Outcome", "Progress", "State", "fold", "minimise", "minimise_each"]
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 1000
@@ -40,6 +40,18 @@ LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 """``loss(image, *args) -> (total, parts)``, as `nst_jax.objective.loss`."""
 
 
+class State(NamedTuple):
+    """All that the loop needs to go on from where it was."""
+
+    image: Float[Array, "*k h w 3"]
+    """As the optimizer has it: before the fold, after a line search."""
+    mean: Float[Array, "*k h w 3"] | None
+    """The average of iterates so far, with its bias, if there is one."""
+    opt_state: Any
+    step: int
+    """How many steps are behind it."""
+
+
 class Progress(NamedTuple):
     """What a callback is told after each chunk."""
 
@@ -50,6 +62,8 @@ class Progress(NamedTuple):
     """The entries of this chunk; the means over the pictures, of several."""
     seconds: float
     """Wall-clock time since the first step began, compilation apart."""
+    state: State
+    """Where the loop is; its arrays are reused as soon as the callback returns."""
 
 
 class Outcome(NamedTuple):
@@ -61,18 +75,17 @@ class Outcome(NamedTuple):
     """Whether it ended early because the line search found nothing better."""
     compile_seconds: float
     seconds: float
-    opt_state: Any
-    """The optimizer's state after the last step (of `minimise_each`, that of all pictures)."""
+    state: State
+    """Where the loop ended (of `minimise_each`, with all pictures)."""
 
 
 def minimise(
     loss: LossFn,
-    image: Float[Array, "h w 3"],
+    start: Float[Array, "h w 3"] | State,
     args: tuple[Any, ...],
     *,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
-    opt_state: Any = None,
     average: float = 0.0,
     on_progress: Callable[[Progress], bool | None] | None = None,
     every: int | None = None,
@@ -86,11 +99,10 @@ def minimise(
 
     Args:
         loss: total and parts; traced once, with ``args`` as arguments, never as constants.
-        image: where to start, RGB in [0, 1], float32.
+        start: the image to start from, RGB in [0, 1], float32; or the state to go on from.
         args: the pytrees that the loss takes after the image.
         optimizer: any Optax transformation. Pass the same object again to reuse the program.
-        steps: how many updates.
-        opt_state: what the optimizer knows already, such as an `Outcome`'s; a new one by default.
+        steps: how many updates to make now.
         average: the decay of the average of iterates that is returned and shown, (1 − d) Σ dⁱ xₜ₋ᵢ
             without the bias towards its start; 0 for the last iterate itself. The grain that Adam
             leaves on a picture differs from step to step and averages out. Not with a line search.
@@ -101,20 +113,17 @@ def minimise(
         DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
         InputError: ``steps``, ``every`` or ``average`` is out of range, or the start is not finite.
     """
-    return _descend(
-        loss, image, (), args, optimizer, steps, opt_state, average, on_progress, every
-    )[0]
+    return _descend(loss, start, (), args, optimizer, steps, average, on_progress, every)[0]
 
 
 def minimise_each(
     loss: LossFn,
-    images: Float[Array, "k h w 3"],
+    start: Float[Array, "k h w 3"] | State,
     each: Any,
     args: tuple[Any, ...],
     *,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
-    opt_state: Any = None,
     average: float = 0.0,
     on_progress: Callable[[Progress], bool | None] | None = None,
     every: int | None = None,
@@ -125,7 +134,7 @@ def minimise_each(
 
     Args:
         loss: of one picture, ``loss(image, each[i], *args)``.
-        images: where to start.
+        start: the images to start from, or the state.
         each: a pytree of arrays with a leading axis of k: what differs between the pictures.
         args: the pytrees that they share.
         optimizer: any Optax transformation without a line search. Under ``vmap`` a line search
@@ -138,70 +147,62 @@ def minimise_each(
             all pictures, and its ``history`` one history each.
         InputError: as for `minimise`; or the optimizer searches along lines.
     """
-    return _descend(
-        loss, images, (each,), args, optimizer, steps, opt_state, average, on_progress, every
-    )
+    return _descend(loss, start, (each,), args, optimizer, steps, average, on_progress, every)
 
 
 def _descend(
     loss: LossFn,
-    image: Float[Array, "*k h w 3"],
+    start: Float[Array, "*k h w 3"] | State,
     each: tuple[Any, ...],
     args: tuple[Any, ...],
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
-    opt_state: Any,
     average: float,
     on_progress: Callable[[Progress], bool | None] | None,
     every: int | None,
 ) -> list[Outcome]:
     if steps < 0:
         raise InputError(f"steps is {steps}; it cannot be negative")
-    if not bool(jnp.isfinite(image).all()):
-        raise InputError("the start image holds values that are not finite numbers")
     if every is not None and (every < 1 or every % 1):
         raise InputError(f"every is {every}; give a whole number from 1 up")
     if not 0 <= average < 1:
         raise InputError(f"average is {average}; give a decay from 0 to below 1")
-    image = jnp.array(image, jnp.float32)  # a copy: the compiled program reuses its memory
-    batched = image.ndim == 4
-    histories: list[History] = [[] for _ in range(len(image) if batched else 1)]
-    if steps == 0:
-        return _outcomes(jnp.clip(image, 0, 1), histories, False, 0.0, 0.0, opt_state)
-
     optimizer = optax.with_extra_args_support(optimizer)
-    init = jax.vmap(optimizer.init) if batched else optimizer.init
-    opt_state = jax.jit(init)(image) if opt_state is None else jax.tree.map(jnp.copy, opt_state)
+    if not bool(jnp.isfinite(start.image if isinstance(start, State) else start).all()):
+        raise InputError("the start image holds values that are not finite numbers")
+    state = _begin(start, optimizer, average)
     line_search = all(
-        optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad")
+        optax.tree_utils.tree_get(state.opt_state, kept) is not None for kept in ("value", "grad")
     )
+    batched = state.image.ndim == 4
     if batched and line_search:
         raise InputError("an optimizer with a line search takes one picture at a time: minimise")
     if average and line_search:
         raise InputError("an optimizer with a line search has no average of iterates")
-    mean = jnp.zeros_like(image) if average else None
-
-    def shown(image: Array, mean: Array | None, step: int) -> Array:
-        return fold(image) if mean is None or step == 0 else mean / (1 - average**step)
+    histories: list[History] = [[] for _ in range(len(state.image) if batched else 1)]
+    if steps == 0:
+        return _outcomes(_shown(state, average), histories, False, 0.0, 0.0, state)
 
     started = time.perf_counter()
     program = compile_to_fit(
-        _chunk, loss, optimizer, line_search, image, mean, opt_state, each, args, average, 0, True
+        _chunk, loss, optimizer, line_search, *state[:3], each, args, average, 0, True
     )
     begun = time.perf_counter()
 
-    step, length, parts_due, converged, stop = 0, 1, 0, False, False
-    while step < steps and not (stop or converged):
-        count = min(length, steps - step, MAX_CHUNK)
+    length, parts_due, converged, stop, end = 1, 0, False, False, state.step + steps
+    while state.step < end and not (stop or converged):
+        step = state.step
+        count = min(length, end - step, MAX_CHUNK)
         if every is not None:
             count = min(count, every - step % every)
-        with_parts = line_search and (step + count >= parts_due or step + count == steps)
-        good, chunk_begun = shown(image, mean, step), time.perf_counter()
+        with_parts = line_search and (step + count >= parts_due or step + count == end)
+        good, chunk_begun = _shown(state, average), time.perf_counter()
         image, mean, opt_state, records = program(
-            image, mean, opt_state, each, args, average, count, with_parts
+            *state[:3], each, args, average, count, with_parts
         )
+        state = State(image, mean, opt_state, step + count)
         entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
-        if not (finite and bool(jnp.isfinite(image).all())):
+        if not (finite and bool(jnp.isfinite(state.image).all())):
             raise DivergedError(
                 f"the loss stopped being a finite number between steps {step} and {step + count}; "
                 "try a smaller learning rate or smaller weights",
@@ -209,20 +210,40 @@ def _descend(
                 step=step,
                 history=histories if batched else histories[0],
             )
-        step += count
         for history, new in zip(histories, entries, strict=True):
             history += new
-        parts_due = step + PARTS_EVERY if with_parts else parts_due
+        parts_due = state.step + PARTS_EVERY if with_parts else parts_due
         now = time.perf_counter()
         length = max(1, round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun))))
         recent = [entry["total"] for entry in histories[0][-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
-        stop = on_progress is not None and on_progress(
-            Progress(step, steps, shown(image, mean, step), _means(entries), now - begun)
-        )
+        if on_progress is not None:
+            picture, means = _shown(state, average), _means(entries)
+            stop = on_progress(Progress(state.step, end, picture, means, now - begun, state))
     seconds = time.perf_counter() - begun
-    final = shown(image, mean, step)
-    return _outcomes(final, histories, converged, begun - started, seconds, opt_state)
+    final = _shown(state, average)
+    return _outcomes(final, histories, converged, begun - started, seconds, state)
+
+
+def _begin(
+    start: Float[Array, "*k h w 3"] | State,
+    optimizer: optax.GradientTransformationExtraArgs,
+    average: float,
+) -> State:
+    """The first state, in memory of its own, because the compiled program reuses it."""
+    if isinstance(start, State):
+        image, mean, opt_state = jax.tree.map(jnp.array, start[:3])
+        return State(image, mean, opt_state, start.step)
+    image = jnp.clip(jnp.array(start, jnp.float32), 0, 1)
+    init = jax.vmap(optimizer.init) if image.ndim == 4 else optimizer.init
+    return State(image, jnp.zeros_like(image) if average else None, jax.jit(init)(image), 0)
+
+
+def _shown(state: State, average: float) -> Float[Array, "*k h w 3"]:
+    """The picture that the state stands for, in [0, 1]."""
+    if state.mean is None or state.step == 0:
+        return fold(state.image)
+    return state.mean / (1 - average**state.step)
 
 
 def _outcomes(

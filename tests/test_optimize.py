@@ -448,3 +448,66 @@ def test_a_line_search_that_keeps_no_gradient_runs():
         quadratic, START, (GOAL,), optimizer=optax.chain(optax.sgd(1.0), search), steps=30
     )
     assert quadratic(outcome.image, GOAL)[0] < 0.5 * quadratic(START, GOAL)[0]
+
+
+# --- the average of iterates, and going on --------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_average_is_that_of_the_iterates_without_bias(decay):
+    start, goal = uniform(0, 1), uniform(0, 1, seed=1)
+    optimizer, steps = optax.adam(0.1), 6
+    iterates = [
+        np.asarray(minimise(quadratic, start, (goal,), optimizer=optimizer, steps=n).image)
+        for n in range(1, steps + 1)
+    ]
+    shares = np.array([decay ** (steps - n) for n in range(1, steps + 1)])
+    want = np.tensordot(shares / shares.sum(), iterates, 1)
+    seen = []
+    outcome = minimise(
+        quadratic,
+        start,
+        (goal,),
+        optimizer=optimizer,
+        steps=steps,
+        average=decay,
+        on_progress=lambda progress: seen.append(progress) and None,
+    )
+    np.testing.assert_allclose(outcome.image, want, atol=1e-6)
+    np.testing.assert_allclose(seen[0].image, iterates[0], atol=1e-6)
+    np.testing.assert_allclose(seen[-1].image, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "average"), [("adam", 0.0), ("adam", 0.8), ("lbfgs", 0.0)])
+def test_going_on_from_a_state_equals_going_through(name, average):
+    start, goal = uniform(0, 1), uniform(0, 1, seed=1)
+    optimizer = optax.adam(0.01) if name == "adam" else optax.lbfgs(memory_size=3)
+    options = {"optimizer": optimizer, "average": average}
+    through = minimise(rippled, start, (goal,), **options, steps=7)
+    half = minimise(rippled, start, (goal,), **options, steps=3)
+    before = jax.tree.map(np.asarray, half.state)
+    rest = minimise(rippled, half.state, (goal,), **options, steps=4)
+    np.testing.assert_array_equal(rest.image, through.image)
+    assert [(e["step"], e["total"]) for e in half.history + rest.history] == [
+        (entry["step"], entry["total"]) for entry in through.history
+    ]
+    jax.tree.map(np.testing.assert_array_equal, before, half.state)  # still the caller's
+
+
+def rippled(image, goal):
+    """Not a quadratic, so that L-BFGS takes more than a step or two."""
+    total = jnp.square(image - goal).sum() + 0.1 * jnp.cos(9 * image).sum()
+    return total, {}
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0, float("nan")])
+def test_an_average_out_of_range_is_refused(average):
+    with pytest.raises(InputError, match="average"):
+        minimise(
+            quadratic, uniform(0, 1), (0.5,), optimizer=optax.sgd(0.1), steps=1, average=average
+        )
+
+
+def test_a_line_search_has_no_average():
+    with pytest.raises(InputError, match="no average"):
+        minimise(quadratic, uniform(0, 1), (0.5,), optimizer=optax.lbfgs(), steps=1, average=0.9)
