@@ -170,18 +170,18 @@ def _descend(
     optimizer = optax.with_extra_args_support(optimizer)
     if not bool(jnp.isfinite(start.image if isinstance(start, State) else start).all()):
         raise InputError("the start image holds values that are not finite numbers")
-    state = _begin(start, optimizer, average)
+    state = _begin(start, optimizer, average, batched=bool(each))
     line_search = all(
         optax.tree_utils.tree_get(state.opt_state, kept) is not None for kept in ("value", "grad")
     )
-    batched = state.image.ndim == 4
+    batched = bool(each)
     if batched and line_search:
         raise InputError("an optimizer with a line search takes one picture at a time: minimise")
     if average and line_search:
         raise InputError("an optimizer with a line search has no average of iterates")
     histories: list[History] = [[] for _ in range(len(state.image) if batched else 1)]
     if steps == 0:
-        return _outcomes(_shown(state, average), histories, False, 0.0, 0.0, state)
+        return _outcomes(batched, _shown(state, average), histories, False, 0.0, 0.0, state)
 
     started = time.perf_counter()
     program = compile_to_fit(
@@ -222,20 +222,22 @@ def _descend(
             stop = on_progress(Progress(state.step, end, picture, means, now - begun, state))
     seconds = time.perf_counter() - begun
     final = _shown(state, average)
-    return _outcomes(final, histories, converged, begun - started, seconds, state)
+    return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
 
 
 def _begin(
     start: Float[Array, "*k h w 3"] | State,
     optimizer: optax.GradientTransformationExtraArgs,
     average: float,
+    *,
+    batched: bool,
 ) -> State:
     """The first state, in memory of its own, because the compiled program reuses it."""
     if isinstance(start, State):
         image, mean, opt_state = jax.tree.map(jnp.array, start[:3])
         return State(image, mean, opt_state, start.step)
     image = jnp.clip(jnp.array(start, jnp.float32), 0, 1)
-    init = jax.vmap(optimizer.init) if image.ndim == 4 else optimizer.init
+    init = jax.vmap(optimizer.init) if batched else optimizer.init
     return State(image, jnp.zeros_like(image) if average else None, jax.jit(init)(image), 0)
 
 
@@ -247,9 +249,9 @@ def _shown(state: State, average: float) -> Float[Array, "*k h w 3"]:
 
 
 def _outcomes(
-    image: Float[Array, "*k h w 3"], histories: list[History], *rest: Any
+    batched: bool, image: Float[Array, "*k h w 3"], histories: list[History], *rest: Any
 ) -> list[Outcome]:
-    pictures = [image] if image.ndim == 3 else list(image)
+    pictures = list(image) if batched else [image]
     return [Outcome(*pair, *rest) for pair in zip(pictures, histories, strict=True)]
 
 
@@ -301,7 +303,7 @@ def _chunk(
             image = jnp.clip(image, 0.0, 1.0)
         return image, opt_state, {"total": total, **parts}
 
-    if image.ndim == 4:
+    if each:
         step = jax.vmap(step)
 
     def turn(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
