@@ -1,12 +1,17 @@
 """The network's one expensive operation: a 3×3 convolution of stride 1 with zero padding.
 
-On GPUs and TPUs, and in float32 everywhere, it is ``lax.conv_general_dilated``. Two things are
-ours, both found by measuring XLA's CPU compiler (jaxlib 0.10.2; ``benchmarks/choices.py``):
+On GPUs, and in float32 on CPUs, it is ``lax.conv_general_dilated``. Three things are ours, found by
+measuring XLA's CPU compiler (jaxlib 0.10.2; ``benchmarks/choices.py``) and by reading its TPU
+compiler's plans (libtpu 0.0.42.1; ``benchmarks/tpu.py``):
 
 - **bfloat16 on CPU.** Processors with AMX multiply bfloat16 matrices several times as fast as
   float32 ones, but XLA gives a bfloat16 convolution to its float32 kernel. So on CPU it is written
   as a matrix product with float32 accumulation: the three taps of each kernel row side by side in
   the depth, the three kernel rows side by side in the output, whose rows are added up afterwards.
+- **One image on a TPU.** Its convolutions want eight images or more side by side. Of one image XLA
+  cuts strips and lays them side by side, and undoes it at every pooling and Gram matrix; most of
+  the step goes into that. So on TPUs the image's columns are the batch of a convolution in one
+  dimension, which leaves the data as they lie, and the kernel's columns are in the depth.
 - **The input's gradient.** What JAX derives is a convolution with a *reversed, transposed view* of
   the kernel, for which XLA's CPU compiler has no fast kernel inside ``while`` and ``scan`` bodies.
   Here it is the same convolution as forward, with the kernel reversed as an array, behind a
@@ -17,7 +22,7 @@ As everywhere with ``jax.custom_vjp``, reverse mode composes with itself, ``vmap
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,28 +44,70 @@ def convolve(
     With ``SAME`` there are zeros beyond the border and the result is as large as the image; with
     ``VALID`` there is nothing, and it is smaller by two rows and two columns.
     """
-    return _correlate(x, kernel, border)
+    return _correlate(x, kernel, _margin(border))
+
+
+def _margin(border: Border) -> int:
+    return 1 if border == "SAME" else 0
 
 
 def _correlate(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], border: Border
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
 ) -> Float[Array, "_ _ n"]:
-    as_convolution = partial(_as_convolution, border=border)
-    if x.dtype == jnp.bfloat16 and border == "SAME" and x.shape[-1] % 2 == 0:
-        return lax.platform_dependent(x, kernel, cpu=_as_product, default=as_convolution)
-    return as_convolution(x, kernel)
+    """Correlate with ``margin`` rows and columns of zeros on every side."""
+    ways = {"tpu": partial(_as_columns, margin=margin)}
+    if x.dtype == jnp.bfloat16 and margin > 0 and x.shape[-1] % 2 == 0:
+        ways["cpu"] = partial(_as_product, margin=margin)
+    return lax.platform_dependent(
+        x, kernel, **ways, default=partial(_as_convolution, margin=margin)
+    )
 
 
 def _as_convolution(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], border: Border
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
 ) -> Float[Array, "_ _ n"]:
     return lax.conv_general_dilated(
-        x[None], kernel, (1, 1), border, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x[None],
+        kernel,
+        (1, 1),
+        [(margin, margin)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[0]
 
 
-def _as_product(x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"]) -> Float[Array, "h w n"]:
+def _as_columns(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
+) -> Float[Array, "_ _ n"]:
+    """Convolve columns: the kernel's columns side by side in the depth, the image's as a batch."""
+    c, n = kernel.shape[2:]
+    width = x.shape[1] + 2 * margin - 2
+    sideways = ((0, 0), (margin, margin), (0, 0))
+    if 3 * n <= c:  # few outputs, the image's gradient: side by side there, and added up
+        rows = _columns(x, kernel.transpose(0, 2, 1, 3).reshape(3, c, 3 * n), margin, jnp.float32)
+        rows = jnp.pad(rows, sideways)
+        total = sum(rows[:, j : j + width, j * n : (j + 1) * n] for j in range(3))
+        return jnp.asarray(total).astype(x.dtype)
+    x = jnp.pad(x, sideways)
+    depth = jnp.concatenate([x[:, j : j + width] for j in range(3)], axis=-1)
+    return _columns(depth, kernel.reshape(3, 3 * c, n), margin, x.dtype)
+
+
+def _columns(x: Array, kernel: Array, margin: int, dtype: Any) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,),
+        [(margin, margin)],
+        dimension_numbers=("HNC", "HIO", "HNC"),
+        preferred_element_type=dtype,
+    )
+
+
+def _as_product(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
+) -> Float[Array, "_ _ n"]:
     """The barriers keep XLA from fusing the rearrangements into loops that it runs slowly."""
+    x = jnp.pad(x, ((margin - 1, margin - 1), (margin - 1, margin - 1), (0, 0)))
     h, w, c = x.shape
     n = kernel.shape[-1]
     if 3 * n <= c:  # few outputs, the image's gradient: all nine taps beside each other there
@@ -88,7 +135,7 @@ def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m 
 def _forward(
     x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], border: Border
 ) -> tuple[Float[Array, "_ _ n"], tuple[Array, Array]]:
-    return _correlate(x, kernel, border), (x, kernel)
+    return convolve(x, kernel, border), (x, kernel)
 
 
 def _backward(
@@ -96,11 +143,10 @@ def _backward(
 ) -> tuple[Float[Array, "h w c"], Float[Array, "3 3 c n"]]:
     x, kernel = residuals
     # The kernel's gradient is exact too; where nobody asks for it, XLA removes it and x with it.
-    (to_kernel,) = jax.linear_transpose(lambda k: _as_convolution(x, k, border), kernel)(cotangent)
-    if border == "VALID":
-        cotangent = jnp.pad(cotangent, ((1, 1), (1, 1), (0, 0)))
+    margin = _margin(border)
+    (to_kernel,) = jax.linear_transpose(lambda k: _as_convolution(x, k, margin), kernel)(cotangent)
     reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    return _correlate(cotangent, reversed_kernel, "SAME"), to_kernel
+    return _correlate(cotangent, reversed_kernel, 2 - margin), to_kernel
 
 
 convolve.defvjp(_forward, _backward)

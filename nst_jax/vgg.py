@@ -17,6 +17,7 @@ from typing import Any, Final, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from nst_jax.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names
@@ -133,9 +134,10 @@ class VGG(nnx.Module):
 def pool(x: Float[Array, "h w n"], kind: Pooling) -> Float[Array, "h//2 w//2 n"]:
     """Halve height and width with 2×2 windows of stride 2; an odd last row or column is dropped."""
     h, w, n = x.shape
-    windows = x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, n)
+    x = x[: h // 2 * 2, : w // 2 * 2]
     if kind == "max":
-        return _max(windows)
+        return _max(x)
+    windows = x.reshape(h // 2, 2, w // 2, 2, n)
     if kind == "average":
         return POOLING_GAIN[kind] * windows.mean((1, 3))
     # Half precision cannot hold the squares; at zero the root's gradient would be infinite.
@@ -145,18 +147,20 @@ def pool(x: Float[Array, "h w n"], kind: Pooling) -> Float[Array, "h//2 w//2 n"]
 
 
 @jax.custom_vjp
-def _max(windows: Float[Array, "h 2 w 2 n"]) -> Float[Array, "h w n"]:
+def _max(x: Float[Array, "h w n"]) -> Float[Array, "h//2 w//2 n"]:
     """The maximum of each window; its gradient goes to the first place that holds it.
 
-    What JAX derives shares it among equal places and costs three more passes over the windows.
+    What JAX derives shares it among equal places and costs three more passes over the windows. A
+    TPU lays out anew what is reshaped into windows and is fast at strides; a CPU is the opposite.
     """
-    return windows.max((1, 3))
+    return _max_forward(x)[0]
 
 
 def _max_forward(
-    windows: Float[Array, "h 2 w 2 n"],
-) -> tuple[Float[Array, "h w n"], UInt8[Array, "h w n"]]:
-    first, second, third, fourth = (windows[:, i, :, j] for i in (0, 1) for j in (0, 1))
+    x: Float[Array, "h w n"],
+) -> tuple[Float[Array, "h//2 w//2 n"], UInt8[Array, "h//2 w//2 n"]]:
+    places = lax.platform_dependent(x, tpu=_places_by_strides, default=_places_by_windows)
+    first, second, third, fourth = places
     top, bottom = jnp.maximum(first, second), jnp.maximum(third, fourth)
     place = jnp.where(
         top >= bottom, jnp.where(first >= second, 0, 1), jnp.where(third >= fourth, 2, 3)
@@ -166,12 +170,47 @@ def _max_forward(
 
 def _max_backward(
     place: UInt8[Array, "h w n"], cotangent: Float[Array, "h w n"]
-) -> tuple[Float[Array, "h 2 w 2 n"]]:
-    places = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 1, 2, 1)
-    return (jnp.where(place[:, None, :, None] == places, cotangent[:, None, :, None], 0),)
+) -> tuple[Float[Array, "2*h 2*w n"]]:
+    spread = {"tpu": _spread_by_strides, "default": _spread_by_windows}
+    return (lax.platform_dependent(place, cotangent, **spread),)
 
 
 _max.defvjp(_max_forward, _max_backward)
+
+
+def _places_by_windows(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n"]]:
+    h, w, n = x.shape
+    windows = x.reshape(h // 2, 2, w // 2, 2, n)
+    return [windows[:, i, :, j] for i in (0, 1) for j in (0, 1)]
+
+
+def _places_by_strides(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n"]]:
+    return [x[i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
+def _spread_by_windows(
+    place: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
+) -> Float[Array, "2*h 2*w n"]:
+    h, w, n = values.shape
+    places = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 1, 2, 1)
+    windows = jnp.where(place[:, None, :, None] == places, values[:, None, :, None], 0)
+    return windows.reshape(2 * h, 2 * w, n)
+
+
+def _spread_by_strides(
+    place: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
+) -> Float[Array, "2*h 2*w n"]:
+    zero = jnp.zeros((), values.dtype)
+    parts = [
+        lax.pad(
+            jnp.where(place == 2 * i + j, values, zero),
+            zero,
+            ((i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)),
+        )
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    return parts[0] + parts[1] + parts[2] + parts[3]
 
 
 def model_of(params: Params) -> str:

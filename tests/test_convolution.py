@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst_jax.convolution import convolve
+from nst_jax.convolution import _as_columns, convolve
 
 
 def reference(x, kernel, border):
@@ -78,6 +78,16 @@ def test_gradient_equals_the_sums_written_out(shape, border, dtype):
 def test_any_shape_in_bfloat16(h, w, c, n):
     x, kernel = arrays(h, w, 2 * c, n, "bfloat16")
     close(convolve(x, kernel), reference(x, kernel, "SAME"), "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("margin", [0, 1, 2])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_columns_equal_the_sums_written_out(shape, margin, dtype):
+    """The TPU's way, which does not run on other devices by itself."""
+    x, kernel = arrays(*shape, dtype)
+    padded = np.pad(np.asarray(x, np.float64), ((margin, margin), (margin, margin), (0, 0)))
+    close(_as_columns(x, kernel, margin), reference(padded, kernel, "VALID"), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,6 +12,7 @@ import torch
 from flax import nnx
 from jax import lax
 
+from nst_jax import vgg
 from nst_jax.convolution import convolve
 from nst_jax.errors import InputError
 from nst_jax.vgg import POOLING_GAIN, VGG, Frozen, pool, tap_names
@@ -42,15 +43,17 @@ def equations(jaxpr):
     """All equations of a program, those of its inner programs too."""
     for equation in jaxpr.eqns:
         yield equation
-        for parameter in equation.params.values():
+        for parameter in jax.tree.leaves(tuple(equation.params.values()), is_leaf=callable):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
 
 
 def convolutions(function, *args):
+    """Those in two dimensions: each layer has one, however many other ways platforms take."""
     program = jax.make_jaxpr(function)(*args).jaxpr
-    return [e for e in equations(program) if e.primitive.name == "conv_general_dilated"]
+    found = [e for e in equations(program) if e.primitive.name == "conv_general_dilated"]
+    return [e for e in found if e.invars[0].aval.ndim == 4]
 
 
 # --- values --------------------------------------------------------------------------------------
@@ -140,6 +143,18 @@ def test_max_pooling_and_its_gradient_equal_pytorch(ties, dtype):
     gradient = pull(jnp.asarray(cotangent, dtype))[0]
     assert gradient.dtype == jnp.dtype(dtype)
     np.testing.assert_array_equal(gradient, theirs.grad[0].permute(1, 2, 0))
+
+
+def test_pooling_by_strides_is_pooling_by_windows():
+    """The TPU's way, which does not run on other devices by itself."""
+    x = jax.random.normal(jax.random.key(0), (6, 8, 5))
+    for strides, windows in zip(vgg._places_by_strides(x), vgg._places_by_windows(x), strict=True):
+        np.testing.assert_array_equal(strides, windows)
+    place = jax.random.randint(jax.random.key(1), (3, 4, 5), 0, 4).astype(jnp.uint8)
+    values = jax.random.normal(jax.random.key(2), (3, 4, 5))
+    np.testing.assert_array_equal(
+        vgg._spread_by_strides(place, values), vgg._spread_by_windows(place, values)
+    )
 
 
 def test_l2_pooling_has_a_finite_gradient_at_zero():
