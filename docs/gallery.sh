@@ -16,3 +16,7 @@ for layer in relu1_1 relu2_1 relu3_1 relu4_1 relu5_1; do
   nst-jax reconstruct examples/astronaut.jpg -o docs/gallery/reconstruct-$layer.jpg \
     --content-layers $layer --size 224 --steps 120 --model vgg16 --quiet
 done
+for color in style luminance match histogram; do
+  nst-jax stylize examples/coffee.jpg examples/swirls.jpg -o docs/gallery/color-$color.jpg \
+    --color $color --size 224 --steps 100 --model vgg16 --quiet
+done

@@ -50,7 +50,7 @@ _HOMES = {
     "vgg": ("VGG",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("images", "losses", "weights")
+_MODULES = ("colors", "images", "losses", "weights")
 
 
 def __getattr__(name: str) -> Any:

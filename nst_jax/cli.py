@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from nst_jax.architectures import Padding, Pooling
 from nst_jax.cli_weights import group as weights_group
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.settings import PAPER, Form, Settings
+from nst_jax.settings import PAPER, Color, Form, Settings
 
 if TYPE_CHECKING:
     from nst_jax.stylization import Result
@@ -145,6 +145,14 @@ BALANCE_OPTIONS: Final = (
     setting("--content-weight", float, "Higher keeps more of the content."),
     setting("--style-weight", float, "Higher takes more of the style."),
 )
+COLOR_OPTIONS: Final = (
+    setting(
+        "--color",
+        choice(Color),
+        "The style's colours, or the content's: by painting in gray (luminance), or by giving them "
+        "to the style first (match: mean and covariance; histogram).",
+    ),
+)
 COMMON_OPTIONS: Final = (
     click.option(
         "--preset",
@@ -212,6 +220,7 @@ main.add_command(weights_group)
     CONTENT_INIT_OPTIONS,
     STYLE_OPTIONS,
     CONTENT_OPTIONS,
+    COLOR_OPTIONS,
     COMMON_OPTIONS,
 )
 def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:

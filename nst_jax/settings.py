@@ -19,11 +19,14 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and the command line's h
     from nst_jax.images import ImageSource
     from nst_jax.weights import Weights
 
-__all__ = ["PAPER", "Form", "Settings"]
+__all__ = ["PAPER", "Color", "Form", "Settings"]
 
 Form = Literal["relative", "paper"]
 """How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
 raw sums (`nst_jax.losses`)."""
+
+Color = Literal["style", "luminance", "match", "histogram"]
+"""Whose colours the picture gets, and how (`nst_jax.colors`)."""
 
 LARGEST_WEIGHT: Final = 1e30  # float32 ends at 3.4e38
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -42,6 +45,10 @@ class Settings:
         content_layers: the taps that compare content, with their weights.
         style_layers: the taps that compare style, with their weights. Shallow layers carry colour
             and grain, deep ones larger shapes.
+        color: ``style`` takes the style's colours; the others keep the content's. ``luminance``
+            paints in gray and puts the content's chroma back, pixel by pixel; ``match`` and
+            ``histogram`` give the style the content's colours first, by their mean and covariance
+            or their histograms.
         tv: weight of the total variation, which smooths.
         form: ``relative`` losses, whose weights mean the same at every size and for every model, or
             the ``paper``'s raw sums.
@@ -69,6 +76,7 @@ class Settings:
     style_layers: Mapping[str, float] = field(
         default_factory=lambda: dict(zip(STYLE_LAYERS, (0.4, 0.25, 0.15, 0.1, 0.1), strict=True))
     )
+    color: Color = "style"
     tv: float = 0.0
     form: Form = "relative"
     pooling: Pooling = "max"
@@ -119,7 +127,8 @@ class Settings:
             raise InputError("lr is Adam's; L-BFGS searches for its own, others bring theirs")
         if isinstance(self.optimizer, str) and self.optimizer not in ("lbfgs", "adam"):
             raise InputError(f"optimizer is {self.optimizer!r}; choose lbfgs or adam")
-        for name, kind in (("form", Form), ("pooling", Pooling), ("padding", Padding)):
+        literals = {"color": Color, "form": Form, "pooling": Pooling, "padding": Padding}
+        for name, kind in literals.items():
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from nst_jax import images
+from nst_jax import colors, images
 from nst_jax import weights as weight_files
 from nst_jax.errors import DivergedError, InputError, TooLargeError
 from nst_jax.images import ImageSource
@@ -28,7 +28,7 @@ from nst_jax.memory import compile_to_fit
 from nst_jax.objective import LossWeights, Targets, loss, make_targets
 from nst_jax.optimize import History, Outcome, Progress, minimise, minimise_each
 from nst_jax.precision import network_dtype
-from nst_jax.settings import Settings
+from nst_jax.settings import Color, Settings
 
 __all__ = ["Result", "reconstruct", "stylize", "stylize_each", "texture"]
 
@@ -124,10 +124,11 @@ def reconstruct(
     """Find a picture with the same features as ``content`` at the content layers, from noise.
 
     It shows what those layers keep of a picture (the paper's figure 1, content). Arguments and
-    errors are `stylize`'s; the style settings have no effect, and an ``init`` of content, which
-    would be the solution, stands for noise.
+    errors are `stylize`'s; the style settings and ``color`` have no effect, and an ``init`` of
+    content, which would be the solution, stands for noise.
     """
-    settings = _from_noise(_settings(settings, changes | {"style_weight": 0.0}))
+    changes |= {"style_weight": 0.0, "color": "style"}
+    settings = _from_noise(_settings(settings, changes))
     return _run(content, (), settings, on_progress, every)
 
 
@@ -142,10 +143,12 @@ def texture(
     """Synthesise a square texture with the style's Gram matrices, from noise.
 
     After Gatys, Ecker & Bethge, "Texture Synthesis Using Convolutional Neural Networks" (2015).
-    Arguments and errors are `stylize`'s; the content settings have no effect, and an ``init``
-    of content, of which there is none, stands for noise.
+    Arguments and errors are `stylize`'s; the content settings have no effect, an ``init`` of
+    content, of which there is none, stands for noise, and ``color`` must be ``style``.
     """
     settings = _from_noise(_settings(settings, changes | {"content_weight": 0.0}))
+    if settings.color != "style":
+        raise InputError(f"color is {settings.color!r}; a texture has no content to take it from")
     return _run(None, _as_list(style), settings, on_progress, every)
 
 
@@ -233,6 +236,8 @@ class _Job(NamedTuple):
     goal: Float32[np.ndarray, "h w 3"] | None
     """The content at the output's size, where it counts."""
     alpha: Float32[np.ndarray, "h w"] | None
+    chroma: Float32[np.ndarray, "h w 3"] | None
+    """The content in colour, where what is computed is gray."""
     style_pixels: list[Float32[np.ndarray, "_ _ 3"]]
     start: Float[Array, "h w 3"]
     weights: weight_files.Weights
@@ -254,6 +259,10 @@ def _prepare(
     style_pixels = [_read_style(style, max(shape)) for style in styles] if with_style else []
     goal = None if picture is None else images.resize(picture.pixels, shape)
     alpha = None if picture is None or picture.alpha is None else picture.alpha
+    alpha = None if alpha is None else images.resize(alpha, shape)
+    chroma = goal if settings.color == "luminance" else None
+    if goal is not None:
+        goal, style_pixels = _recolored(settings.color, goal, alpha, style_pixels)
     start = _start(settings, goal, shape)
     loaded = (
         settings.weights
@@ -265,7 +274,8 @@ def _prepare(
         content,
         styles,
         goal if with_content else None,
-        None if alpha is None else images.resize(alpha, shape),
+        alpha,
+        chroma,
         style_pixels,
         start,
         loaded,
@@ -279,6 +289,42 @@ def _prepare(
         ),
         begun,
     )
+
+
+def _recolored(
+    color: Color,
+    content: Float32[np.ndarray, "h w 3"],
+    alpha: Float32[np.ndarray, "h w"] | None,
+    styles: list[Float32[np.ndarray, "_ _ 3"]],
+) -> tuple[Float32[np.ndarray, "h w 3"], list[Float32[np.ndarray, "_ _ 3"]]]:
+    """The content and the styles as they are to be computed with."""
+    if color == "style":
+        return content, styles
+    visible = content if alpha is None or not alpha.any() else content[alpha > 0][None]
+    if color == "luminance":
+        luma = colors.luminance(visible)
+        lumas = [colors.match_luminance(colors.luminance(style), luma) for style in styles]
+        return colors.as_gray(colors.luminance(content)), [colors.as_gray(y) for y in lumas]
+    match = colors.match_histogram if color == "histogram" else colors.match_mean_and_covariance
+    return content, [match(style, visible) for style in styles]
+
+
+def _in_color(job: _Job, image: Array) -> np.ndarray:
+    """The picture, or pictures, with the content's chroma where they were computed in gray."""
+    pixels = np.asarray(image)
+    if job.chroma is None:
+        return pixels
+    chroma = images.resize(job.chroma, pixels.shape[-3:-1])
+    return colors.with_luminance(chroma, colors.luminance(pixels))
+
+
+def _told_in_color(
+    job: _Job, on_progress: Callable[[Progress], bool | None] | None
+) -> Callable[[Progress], bool | None] | None:
+    """The callback, which is to see what `Result` would hold."""
+    if on_progress is None or job.chroma is None:
+        return on_progress
+    return lambda now: on_progress(now._replace(image=jnp.asarray(_in_color(job, now.image))))
 
 
 def _targets(
@@ -320,11 +366,12 @@ def _run(
             (job.params, targets, job.loss_weights),
             optimizer=_optimizer(settings),
             steps=settings.steps,
-            on_progress=on_progress,
+            on_progress=_told_in_color(job, on_progress),
             every=every,
         )
     except DivergedError as error:
         error.result = _result(job, styles, error.image, error.history)
+        error.image = _in_color(job, error.image)
         raise
     return _result(job, styles, outcome.image, outcome.history, outcome)
 
@@ -349,7 +396,7 @@ def _paint_group(
     loop = {
         "optimizer": _optimizer(job.settings),
         "steps": job.settings.steps,
-        "on_progress": on_progress,
+        "on_progress": _told_in_color(job, on_progress),
         "every": every,
     }
     names = [[job.styles[i]] for i in group]
@@ -371,6 +418,7 @@ def _paint_group(
         else:
             last_good = zip(names, error.image, error.history, strict=False)
             error.result = [_result(job, *one) for one in last_good]
+        error.image = _in_color(job, error.image)
         raise
     return [
         _result(job, name, outcome.image, outcome.history, outcome)
@@ -403,7 +451,7 @@ def _result(
             "compile_seconds": round(outcome.compile_seconds, 3),
             "steps_seconds": round(outcome.seconds, 3),
         }
-    return Result(np.asarray(image), job.alpha, history, record)
+    return Result(_in_color(job, image), job.alpha, history, record)
 
 
 def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[int, int]:

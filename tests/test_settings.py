@@ -31,6 +31,7 @@ INVALID = [  # what is given, and what its message must name
     ({"lr": 0.02}, "lr is Adam's"),
     ({"lr": 0.02, "optimizer": optax.sgd(0.1)}, "lr is Adam's"),
     ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
+    ({"color": "content"}, "color is 'content'; choose one of style, luminance, match, histogram"),
     ({"form": "raw"}, "form is 'raw'"),
     ({"pooling": "avg"}, "pooling is 'avg'"),
     ({"padding": "zero"}, "padding is 'zero'"),
@@ -49,6 +50,7 @@ EDGES = [
     {"content_weight": 0},
     {"style_weight": 0},
     {"tv": 1.0},
+    {"color": "histogram"},
     {"seed": 0},
     {"seed": 2**32 - 1},
     {"optimizer": "adam", "lr": 1e-6},
@@ -82,6 +84,7 @@ def test_defaults_are_the_documented_ones():
     made = Settings()
     assert (made.size, made.steps, made.optimizer, made.init) == (512, 200, "lbfgs", "content")
     assert (made.form, made.pooling, made.padding) == ("relative", "max", "replicate")
+    assert made.color == "style"
     assert (made.model, made.dtype, made.weights, made.lr) == ("auto", "auto", None, None)
     assert list(made.content_layers) == ["relu4_2"]
     assert list(made.style_layers) == [f"relu{block}_1" for block in range(1, 6)]
