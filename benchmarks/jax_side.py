@@ -1,0 +1,154 @@
+"""nst_jax's side of the comparison, through its public functions."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+import optax
+from common import (
+    ADAM_LR,
+    LBFGS_LR,
+    LBFGS_MEMORY,
+    SETTINGS,
+    Contender,
+    Job,
+    Message,
+    Optimizer,
+    Turn,
+    best_rate,
+    network,
+    pictures,
+)
+
+from nst_jax import LossWeights, Targets, loss, make_targets, minimise, minimise_each
+from nst_jax.params import Params
+
+DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
+WEIGHTS = LossWeights(
+    SETTINGS.content_weight,
+    SETTINGS.style_weight,
+    SETTINGS.tv,
+    SETTINGS.content_layers,
+    SETTINGS.style_layers,
+)
+
+
+def probe() -> Message:
+    """Say what there is."""
+    (device, *_) = jax.devices()
+    return {
+        "gpu": device.device_kind if device.platform == "gpu" else None,
+        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__},
+    }
+
+
+def matmul_rate(precision: str, device: str, size: int) -> float:
+    """FLOP/s of a square product."""
+    _set_precision(precision, device)
+    a = jax.random.normal(jax.random.key(0), (size, size), DTYPES[precision])
+    product = jax.jit(jnp.matmul)
+    seconds = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return best_rate(2 * size**3, seconds)
+
+
+def device_peak_bytes() -> int:
+    """The most that arrays and programs have held on the GPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def cast(params: Params, dtype: Any) -> dict[str, dict[str, jax.Array]]:
+    """The network in ``dtype``, its preprocessing in float32: as `nst_jax.stylize` has them."""
+    return {
+        layer: {
+            name: jnp.asarray(value, jnp.float32 if layer == "input" else dtype)
+            for name, value in arrays.items()
+        }
+        for layer, arrays in params.items()
+    }
+
+
+@jax.jit
+def content_targets(params: Any, content: jax.Array) -> Targets:
+    """What all pictures share."""
+    return make_targets(params, content, content_layers=tuple(SETTINGS.content_layers))
+
+
+@jax.jit
+def style_targets(params: Any, style: jax.Array) -> dict[str, jax.Array]:
+    """What one picture has alone: its style's Gram matrices."""
+    return make_targets(params, styles=[style], style_layers=tuple(SETTINGS.style_layers)).style
+
+
+def loss_of_style(
+    image: jax.Array,
+    style: dict[str, jax.Array],
+    params: Any,
+    shared: Targets,
+    weights: LossWeights,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`nst_jax.loss`, its arguments in the order that `nst_jax.minimise_each` wants."""
+    return loss(image, params, replace(shared, style=style), weights)
+
+
+def optimizer(name: Optimizer) -> optax.GradientTransformation:
+    """Adam, or L-BFGS with one evaluation a step: no line search."""
+    if name == "adam":
+        return optax.adam(ADAM_LR)
+    return optax.lbfgs(LBFGS_LR, memory_size=LBFGS_MEMORY, linesearch=None)
+
+
+class JaxContender:
+    """Several pictures as `nst_jax.stylize_each` does them: one after another on CPUs, elsewhere in
+    one vmapped loop, as in the mode ``vmap`` on CPUs too."""
+
+    def __init__(self, job: Job, mode: str, precision: str, device: str) -> None:
+        _set_precision(precision, device)
+        content, styles, self.start = (jnp.asarray(pixels) for pixels in pictures(job))
+        self.params = cast(network(), DTYPES[precision])
+        self.shared = content_targets(self.params, content)
+        self.own = [style_targets(self.params, style) for style in styles]
+        self.optimizer = optimizer(job.optimizer)  # the same object again needs no new compilation
+        self.vmapped = job.batch > 1 and (mode == "vmap" or device == "gpu")
+        if self.vmapped:
+            self.each = jax.tree.map(lambda *grams: jnp.stack(grams), *self.own)
+
+    def turn(self, steps: int) -> Turn:
+        """Its seconds are `nst_jax.Outcome`'s: without compilation."""
+        if self.vmapped:
+            args = (self.params, self.shared, WEIGHTS)
+            outcomes = minimise_each(
+                loss_of_style, self.start, self.each, args, optimizer=self.optimizer, steps=steps
+            )
+            seconds = outcomes[0].seconds
+        else:
+            outcomes = [
+                minimise(
+                    loss,
+                    start,
+                    (self.params, replace(self.shared, style=style), WEIGHTS),
+                    optimizer=self.optimizer,
+                    steps=steps,
+                )
+                for start, style in zip(self.start, self.own, strict=True)
+            ]
+            seconds = sum(outcome.seconds for outcome in outcomes)
+        histories = [[entry["total"] for entry in outcome.history] for outcome in outcomes]
+        return Turn(seconds, [sum(totals) for totals in zip(*histories, strict=True)])
+
+
+def contender(job: Job, mode: str, precision: str, device: str) -> Contender:
+    """Make it ready."""
+    return JaxContender(job, mode, precision, device)
+
+
+def _set_precision(precision: str, device: str) -> None:
+    """On a GPU, JAX's default for float32 is TF32."""
+    highest = device == "gpu" and precision == "float32"
+    jax.config.update("jax_default_matmul_precision", "highest" if highest else None)
