@@ -129,8 +129,7 @@ def measure(job: Job, results: Results, device: str, options: argparse.Namespace
         say(f"  not run: {configuration.skipped}")
         return configuration
     workers: dict[str, Worker] = {}
-    names = [name for name in results.contenders if job.batch > 1 or "vmap" not in name]
-    rows = {name: Row(name, name.split()[-1]) for name in names}
+    rows = {name: Row(name, name.split()[-1]) for name in taking_part(job, results)}
     configuration.rows = list(rows.values())
 
     def ask(name: str, do: str, **request: Any) -> Message:
@@ -184,6 +183,11 @@ def measure(job: Job, results: Results, device: str, options: argparse.Namespace
     return configuration
 
 
+def taking_part(job: Job, results: Results) -> list[str]:
+    """There is nothing to vmap over in a single picture."""
+    return [name for name in results.contenders if job.batch > 1 or "vmap" not in name]
+
+
 def why_not(job: Job, results: Results, device: str, budget: float) -> str | None:
     """Say what a configuration lacks: memory or time."""
     needed = step_bytes(job.size, job.batch)
@@ -195,7 +199,7 @@ def why_not(job: Job, results: Results, device: str, budget: float) -> str | Non
     best = {precision: max(rates.values()) for precision, rates in results.peaks.items()}
     seconds = sum(
         step_flops(job.size, job.batch) / (USUAL_EFFICIENCY * best[name.split()[-1]])
-        for name in results.contenders
+        for name in taking_part(job, results)
     )
     if 2 * seconds > budget:  # one step to warm up and one to measure
         return (
