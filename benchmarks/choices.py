@@ -9,7 +9,9 @@ It prints, with the bundled VGG16:
 2. the final loss of L-BFGS when what leaves [0, 1] is clipped at the end, clipped inside the loss,
    or folded;
 3. the loss that L-BFGS and Adam reach in as many steps, and the seconds that they take;
-4. the size of activations with average and L2 pooling against max pooling, on five photos.
+4. the size of activations with average and L2 pooling against max pooling, on five photos;
+5. the loss of pictures made in bfloat16 against that of pictures made in float32, both judged by
+   the float32 network.
 """
 
 import functools
@@ -50,6 +52,7 @@ def main() -> None:
     ranges(params)
     optimizers()
     pooling_gains(params)
+    precisions(params)
 
 
 # --- 1 -------------------------------------------------------------------------------------------
@@ -200,6 +203,42 @@ def pooling_gains(params: Any) -> None:
         means = np.exp(np.log(ratios).mean(0))
         cells = "   ".join(f"{tap} {mean:.2f}" for tap, mean in zip(taps, means, strict=True))
         print(f"  {pooling:<8} {cells}   all {np.exp(np.log(ratios).mean()):.2f}")
+
+
+# --- 5 -------------------------------------------------------------------------------------------
+
+
+def precisions(params: Any) -> None:
+    print(
+        f"float32 loss of pictures made in float32 and in bfloat16, {STEPS} steps at {SIZE} pixels"
+    )
+    style_layers, content_layers = dict(SETTINGS.style_layers), dict(SETTINGS.content_layers)
+    weights = LossWeights(SETTINGS.content_weight, 1.0, 0.0, content_layers, style_layers)
+    for name in ("swirls", "mosaic", "ink"):
+        targets = make_targets(
+            params,
+            example("cat"),
+            [example(name)],
+            content_layers=tuple(content_layers),
+            style_layers=tuple(style_layers),
+        )
+        for optimizer in ("lbfgs", "adam"):
+            full, half = (
+                stylize(
+                    "examples/cat.jpg",
+                    f"examples/{name}.jpg",
+                    size=SIZE,
+                    steps=STEPS,
+                    model="vgg16",
+                    optimizer=optimizer,
+                    dtype=dtype,
+                ).image
+                for dtype in ("float32", "bfloat16")
+            )
+            found = [float(loss(jnp.asarray(x), params, targets, weights)[0]) for x in (full, half)]
+            change = found[1] / found[0] - 1
+            title = f"{name} on the cat, {optimizer}"
+            print(f"  {title:<26} {found[0]:.5f}   {found[1]:.5f}   {change:+.1%}")
 
 
 if __name__ == "__main__":

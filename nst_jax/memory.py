@@ -17,7 +17,15 @@ def compile_to_fit(jitted: Any, *args: Any, **kwargs: Any) -> jax.stages.Compile
         TooLargeError: XLA plans more memory for the program than the device has in all. Without
             this check the operating system would kill the process with everything in it.
     """
-    compiled = jitted.lower(*args, **kwargs).compile()
+    lowered = jitted.lower(*args, **kwargs)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # the TPU's compiler refuses by itself
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLargeError(
+            "this needs more memory than the device has; choose a smaller size"
+        ) from error
     plan = compiled.memory_analysis()
     capacity = _capacity(jax.devices()[0])
     if plan is None or capacity is None:  # not every backend tells
