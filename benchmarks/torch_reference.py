@@ -71,8 +71,8 @@ def _conv(arrays: Any, padding: int) -> nn.Conv2d:
 
 def mean_gram(features: Tensor) -> Tensor:
     """Gram matrices a position, (b, n, n) float32, of (b, n, h, w)."""
-    flat = features.flatten(2)  # a view, also of channels-last memory
-    return torch.bmm(flat, flat.transpose(1, 2)).float() / flat.shape[2]
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view of channels-last memory
+    return torch.bmm(flat.transpose(1, 2), flat).float() / flat.shape[1]
 
 
 class Goal(NamedTuple):
