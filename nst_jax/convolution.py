@@ -1,8 +1,8 @@
 """The network's one expensive operation: a 3×3 convolution of stride 1 with zero padding.
 
 On GPUs, and in float32 on CPUs, it is ``lax.conv_general_dilated``. Three things are ours, found by
-measuring XLA's CPU compiler (jaxlib 0.10.2; ``benchmarks/choices.py``) and by reading its TPU
-compiler's plans (libtpu 0.0.42.1; ``benchmarks/tpu.py``):
+measuring XLA's CPU compiler (jaxlib 0.10.2) and by reading its TPU compiler's plans (libtpu
+0.0.42.1); ``benchmarks/NOTES.md`` has the figures:
 
 - **bfloat16 on CPU.** Processors with AMX multiply bfloat16 matrices several times as fast as
   float32 ones, but XLA gives a bfloat16 convolution to its float32 kernel. So on CPU it is written
