@@ -100,7 +100,7 @@ def main() -> None:
 def run(experiment: Experiment, size: int, steps: int) -> dict[str, Any]:
     """One experiment in its own process."""
     request = json.dumps({"size": size, "steps": steps, **experiment._asdict()})
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {experiment.flags}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {experiment.flags}".strip()
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(
         [sys.executable, __file__, "--one", request],
