@@ -7,10 +7,13 @@ in [0, 1]. A style and a content may differ in size. Statistics are taken in flo
 are safe.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
+
+from nst_jax.settings import Color
 
 __all__ = [
     "as_gray",
@@ -19,6 +22,7 @@ __all__ = [
     "match_luminance",
     "match_mean_and_covariance",
     "match_values",
+    "recolored",
     "with_luminance",
 ]
 
@@ -32,6 +36,27 @@ else be spread over most of the content's colours, noise and all."""
 
 LUMA: Final = np.array([0.299, 0.587, 0.114])  # of YIQ and YCbCr, Rec. 601
 FLAT: Final = 1e-12  # variances below are rounding
+
+
+def recolored(
+    color: Color,
+    content: Float32[np.ndarray, "h w 3"],
+    alpha: Float32[np.ndarray, "h w"] | None,
+    styles: Sequence[Float32[np.ndarray, "_ _ 3"]],
+) -> tuple[Float32[np.ndarray, "h w 3"], list[Float32[np.ndarray, "_ _ 3"]]]:
+    """Give the content and the styles as a painting with this choice of colours needs them.
+
+    Only what shows of the content counts; of one that is transparent everywhere, all of it.
+    """
+    if color == "style":
+        return content, list(styles)
+    visible = content if alpha is None or not alpha.any() else content[alpha > 0][None]
+    if color == "luminance":
+        luma = luminance(visible)
+        lumas = [match_luminance(luminance(style), luma) for style in styles]
+        return as_gray(luminance(content)), [as_gray(values) for values in lumas]
+    match = match_histogram if color == "histogram" else match_mean_and_covariance
+    return content, [match(style, visible) for style in styles]
 
 
 def luminance(pixels: Float32[np.ndarray, "*k h w 3"]) -> Float32[np.ndarray, "*k h w"]:

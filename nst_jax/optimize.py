@@ -20,7 +20,17 @@ from jaxtyping import Array, Float
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit
 
-__all__ = ["History", "LossFn", "Outcome", "Progress", "State", "fold", "minimise", "minimise_each"]
+__all__ = [
+    "History",
+    "LossFn",
+    "Outcome",
+    "Progress",
+    "State",
+    "fold",
+    "has_line_search",
+    "minimise",
+    "minimise_each",
+]
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 1000
@@ -62,8 +72,6 @@ class Progress(NamedTuple):
     """The entries of this chunk; the means over the pictures, of several."""
     seconds: float
     """Wall-clock time since the first step began, compilation apart."""
-    state: State
-    """Where the loop is; its arrays are reused as soon as the callback returns."""
 
 
 class Outcome(NamedTuple):
@@ -171,9 +179,7 @@ def _descend(
     if not bool(jnp.isfinite(start.image if isinstance(start, State) else start).all()):
         raise InputError("the start image holds values that are not finite numbers")
     state = _begin(start, optimizer, average, batched=bool(each))
-    line_search = all(
-        optax.tree_utils.tree_get(state.opt_state, kept) is not None for kept in ("value", "grad")
-    )
+    line_search = _keeps_trials(state.opt_state)
     batched = bool(each)
     if batched and line_search:
         raise InputError("an optimizer with a line search takes one picture at a time: minimise")
@@ -219,10 +225,19 @@ def _descend(
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         if on_progress is not None:
             picture, means = _shown(state, average), _means(entries)
-            stop = on_progress(Progress(state.step, end, picture, means, now - begun, state))
+            stop = on_progress(Progress(state.step, end, picture, means, now - begun))
     seconds = time.perf_counter() - begun
     final = _shown(state, average)
     return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
+
+
+def has_line_search(optimizer: optax.GradientTransformation) -> bool:
+    """Tell whether a transformation searches along lines and keeps what it evaluated there."""
+    return _keeps_trials(jax.eval_shape(optimizer.init, jnp.zeros((1, 1, 3))))
+
+
+def _keeps_trials(opt_state: Any) -> bool:
+    return all(optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad"))
 
 
 def _begin(

@@ -26,9 +26,16 @@ from nst_jax.errors import DivergedError, InputError, TooLargeError
 from nst_jax.images import ImageSource
 from nst_jax.memory import compile_to_fit
 from nst_jax.objective import LossWeights, Targets, loss, make_targets
-from nst_jax.optimize import History, Outcome, Progress, minimise, minimise_each
+from nst_jax.optimize import (
+    History,
+    Outcome,
+    Progress,
+    has_line_search,
+    minimise,
+    minimise_each,
+)
 from nst_jax.precision import network_dtype
-from nst_jax.settings import Color, Settings
+from nst_jax.settings import Settings
 
 __all__ = ["Result", "reconstruct", "stylize", "stylize_each", "texture"]
 
@@ -194,8 +201,9 @@ def stylize_each(
         raise InputError(f"batch is {batch}; give a whole number from 1 up")
     if settings.style_weights is not None:
         raise InputError("style weights blend styles into one picture; here each has its own")
+    styles = _as_list(styles)
     job = _prepare(content, styles, settings)
-    one_by_one = settings.optimizer == "lbfgs" or jax.default_backend() == "cpu"
+    one_by_one = jax.default_backend() == "cpu" or has_line_search(_optimizer(settings))
     size = batch or (1 if one_by_one else len(styles))
     shared = _targets(job, [], with_content=True)
     done = 0
@@ -258,11 +266,11 @@ def _prepare(
         raise InputError("no style image was given; give at least one, or a style weight of 0")
     style_pixels = [_read_style(style, max(shape)) for style in styles] if with_style else []
     goal = None if picture is None else images.resize(picture.pixels, shape)
-    alpha = None if picture is None or picture.alpha is None else picture.alpha
+    alpha = None if picture is None else picture.alpha
     alpha = None if alpha is None else images.resize(alpha, shape)
     chroma = goal if settings.color == "luminance" else None
     if goal is not None:
-        goal, style_pixels = _recolored(settings.color, goal, alpha, style_pixels)
+        goal, style_pixels = colors.recolored(settings.color, goal, alpha, style_pixels)
     start = _start(settings, goal, shape)
     loaded = (
         settings.weights
@@ -291,31 +299,12 @@ def _prepare(
     )
 
 
-def _recolored(
-    color: Color,
-    content: Float32[np.ndarray, "h w 3"],
-    alpha: Float32[np.ndarray, "h w"] | None,
-    styles: list[Float32[np.ndarray, "_ _ 3"]],
-) -> tuple[Float32[np.ndarray, "h w 3"], list[Float32[np.ndarray, "_ _ 3"]]]:
-    """The content and the styles as they are to be computed with."""
-    if color == "style":
-        return content, styles
-    visible = content if alpha is None or not alpha.any() else content[alpha > 0][None]
-    if color == "luminance":
-        luma = colors.luminance(visible)
-        lumas = [colors.match_luminance(colors.luminance(style), luma) for style in styles]
-        return colors.as_gray(colors.luminance(content)), [colors.as_gray(y) for y in lumas]
-    match = colors.match_histogram if color == "histogram" else colors.match_mean_and_covariance
-    return content, [match(style, visible) for style in styles]
-
-
 def _in_color(job: _Job, image: Array) -> np.ndarray:
     """The picture, or pictures, with the content's chroma where they were computed in gray."""
     pixels = np.asarray(image)
     if job.chroma is None:
         return pixels
-    chroma = images.resize(job.chroma, pixels.shape[-3:-1])
-    return colors.with_luminance(chroma, colors.luminance(pixels))
+    return colors.with_luminance(job.chroma, colors.luminance(pixels))
 
 
 def _told_in_color(

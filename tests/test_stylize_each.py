@@ -111,6 +111,18 @@ def test_memory_halves_the_batch_until_it_fits(monkeypatch, alone):
         np.testing.assert_array_equal(got.image, want.image)
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", optax.lbfgs(memory_size=2)], ids=["name", "own"])
+def test_a_line_search_goes_one_by_one_on_every_device(monkeypatch, optimizer):
+    monkeypatch.setattr(stylization.jax, "default_backend", lambda: "gpu")
+    made = list(stylize_each(CAT, STYLES[:2], **SMALL, optimizer=optimizer))
+    assert [result.settings["styles"] for result in made] == [["swirls.jpg"], ["mosaic.jpg"]]
+
+
+def test_one_style_need_not_be_a_list(alone):
+    (made,) = stylize_each(CAT, STYLES[0], **SMALL, optimizer="adam")
+    np.testing.assert_array_equal(made.image, alone["adam"][0].image)
+
+
 def test_a_batch_that_was_asked_for_is_not_changed(monkeypatch):
     def minimise_each(*args, **options):
         raise TooLargeError("too large")
