@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 __all__ = [
     "content_loss",
     "gram",
+    "guided_gram",
     "relative_content_loss",
     "relative_style_loss",
     "style_loss",
@@ -54,6 +55,18 @@ def _gram_backward(
 gram.defvjp(_gram_forward, _gram_backward)
 
 
+def guided_gram(
+    features: Float[Array, "h w n"], guide: Float[Array, "h w"]
+) -> Float32[Array, "n n"]:
+    """Σ_k T_k F_ik F_jk: the Gram matrix of a region, which T_k in [0, 1] says how far k is in.
+
+    After Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer" (2017), whose T²
+    this T is: so the regions' matrices sum to the whole's where the T of all regions sum to 1.
+    """
+    # A root's gradient at zero is infinite, but guides are constants.
+    return gram(features * jnp.sqrt(guide)[..., None].astype(features.dtype))
+
+
 def content_loss(
     features: Float[Array, "h w n"], target: Float[Array, "h w n"]
 ) -> Float32[Array, ""]:
@@ -62,7 +75,7 @@ def content_loss(
 
 
 def style_loss(
-    gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"], positions: int
+    gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"], positions: Float[Array, ""] | int
 ) -> Float32[Array, ""]:
     """E_l = 1/(4 N² M²) Σ_ij (G_ij − A_ij)² (the paper's equation 4).
 
@@ -72,7 +85,9 @@ def style_loss(
         positions: M, the number of positions.
     """
     filters = gram_matrix.shape[-1]
-    return _sum_of_squares(gram_matrix, target) / (4.0 * filters**2 * float(positions) ** 2)
+    return _sum_of_squares(gram_matrix, target) / (
+        4.0 * filters**2 * jnp.asarray(positions, jnp.float32) ** 2
+    )
 
 
 def relative_content_loss(

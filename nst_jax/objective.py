@@ -9,7 +9,8 @@ need no new compilation.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from functools import partial
+from typing import NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,17 @@ from nst_jax.errors import InputError
 from nst_jax.settings import Form
 from nst_jax.vgg import VGG, Params
 
-__all__ = ["LossWeights", "Targets", "loss", "make_targets"]
+__all__ = [
+    "LossWeights",
+    "Measures",
+    "Targets",
+    "loss",
+    "make_targets",
+    "measure",
+    "positions",
+    "propagate",
+    "total",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +63,10 @@ class Targets:
     Attributes:
         content: P, the content's features (h_l, w_l, n_l), by tap.
         style: A / M, the styles' Gram matrices a position (n_l, n_l), by tap, so that a style
-            picture may have another size than the output.
+            picture may have another size than the output. With guides one a region, (r, n_l, n_l).
+        guides: how much each position belongs to each region, in [0, 1], (r, h_l, w_l), by tap;
+            empty if all of the picture is one region.
+        regions: what each region counts, (r,); None likewise.
         form: `nst_jax.settings.Form`.
         pooling: the network's pooling, the same for targets and picture.
         padding: the padding of its first convolution, likewise.
@@ -60,6 +74,8 @@ class Targets:
 
     content: dict[str, Float[Array, "..."]]
     style: dict[str, Float32[Array, "..."]]
+    guides: dict[str, Float32[Array, "..."]] = field(default_factory=dict)
+    regions: Float32[Array, " r"] | None = None
     form: Form = field(default="relative", metadata={"static": True})
     pooling: Pooling = field(default="max", metadata={"static": True})
     padding: Padding = field(default="replicate", metadata={"static": True})
@@ -73,6 +89,7 @@ def make_targets(
     content_layers: Sequence[str] = (),
     style_layers: Sequence[str] = (),
     style_weights: Sequence[float] | None = None,
+    masks: Float[Array, "r h w"] | None = None,
     form: Form = "relative",
     pooling: Pooling = "max",
     padding: Padding = "replicate",
@@ -87,10 +104,15 @@ def make_targets(
         style_layers: taps at which the styles are compared.
         style_weights: how much each style counts; equal by default. Their Gram matrices are
             averaged with these weights, scaled to sum to 1.
+        masks: a region of the picture for each style, as large as the picture, in [0, 1] with
+            edges as soft as wanted (Gatys et al. 2017, "Controlling Perceptual Factors in Neural
+            Style Transfer", section 4). The styles are not blended then: each has its own Gram
+            matrices in its own region, which counts by the part of the picture that it covers times
+            its style's weight. Where no region is, the content alone counts.
 
     Raises:
         InputError: an unknown tap or option, layers without an image or an image without layers,
-            or weights that do not fit the styles.
+            or weights or masks that do not fit the styles.
     """
     if form not in get_args(Form):
         raise InputError(f"form is {form!r}; choose one of {', '.join(get_args(Form))}")
@@ -98,15 +120,61 @@ def make_targets(
         raise InputError("give a content image and content layers, or neither")
     if (not styles) != (not style_layers):
         raise InputError("give style images and style layers, or neither")
+    shares = _shares(len(styles), style_weights)
+    if masks is not None and len(masks) != len(styles):
+        raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
     network = VGG(params, pooling=pooling, padding=padding)
     content_features = {} if content is None else network(content, content_layers)
-    grams: dict[str, Array] = {}
-    shares = _shares(len(styles), style_weights)
-    for style, share in zip(styles, shares, strict=True):
-        for tap, features in network(style, style_layers).items():
-            blended = share * _mean_gram(features)
-            grams[tap] = grams[tap] + blended if tap in grams else blended
-    return Targets(content_features, grams, form, pooling, padding)
+    per_style = [
+        {tap: _mean_gram(features) for tap, features in network(style, style_layers).items()}
+        for style in styles
+    ]
+    if masks is None:
+        grams = {
+            tap: sum(
+                (s * own[tap] for s, own in zip(shares[1:], per_style[1:], strict=True)),
+                shares[0] * per_style[0][tap],
+            )
+            for tap in style_layers
+        }
+        return Targets(content_features, grams, form=form, pooling=pooling, padding=padding)
+    return Targets(
+        content_features,
+        {tap: jnp.stack([own[tap] for own in per_style]) for tap in style_layers},
+        {tap: propagate(masks, tap) for tap in style_layers},
+        _counts(masks, shares),
+        form,
+        pooling,
+        padding,
+    )
+
+
+def propagate(masks: Float[Array, "r h w"], tap: str) -> Float32[Array, "r h_l w_l"]:
+    """Bring regions to a layer's resolution: the mean over the pixels that its pooling joins."""
+    masks = masks.astype(jnp.float32)
+    for _ in range(_poolings(tap)):
+        r, h, w = masks.shape
+        windows = masks[:, : h // 2 * 2, : w // 2 * 2].reshape(r, h // 2, 2, w // 2, 2)
+        masks = windows.mean((2, 4))
+    return masks
+
+
+def positions(tap: str, height: int, width: int) -> int:
+    """M_l, how many positions a layer has for a picture of this size."""
+    return (height >> _poolings(tap)) * (width >> _poolings(tap))
+
+
+class Measures(NamedTuple):
+    """What of a picture enters the loss. Of parts that do not overlap they add up to the whole's,
+    which lets a picture be measured tile by tile.
+
+    Attributes:
+        content: ½ Σ (F − P)², by tap.
+        grams: Σ_k F_ik F_jk, by tap, (n_l, n_l); with guides Σ_k T_rk F_ik F_jk, (r, n_l, n_l).
+    """
+
+    content: dict[str, Float32[Array, ""]]
+    grams: dict[str, Float32[Array, "..."]]
 
 
 def loss(
@@ -132,24 +200,53 @@ def loss(
     _check_layers("style", weights.style_layers, targets.style)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
     features = network(image, tuple({**targets.content, **targets.style}))
-    paper = targets.form == "paper"
+    return total(measure(features, targets), image, targets, weights)
 
-    for tap, goal in targets.content.items():
-        if features[tap].shape != goal.shape:
-            raise InputError(
-                f"the image gives features of shape {features[tap].shape} at {tap} and the content "
-                f"{goal.shape}; make the targets from a content of the image's size"
-            )
-    content_of = losses.content_loss if paper else losses.relative_content_loss
-    content = {tap: content_of(features[tap], goal) for tap, goal in targets.content.items()}
 
-    style = {}
-    for tap, goal in targets.style.items():
-        if paper:
-            positions = math.prod(features[tap].shape[:2])
-            style[tap] = losses.style_loss(losses.gram(features[tap]), goal * positions, positions)
+def measure(features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets) -> Measures:
+    """Compare features with the content's and take their Gram matrices.
+
+    Raises:
+        InputError: the content, or the masks, had another size than the image.
+    """
+    for kind, wanted in (("content", targets.content), ("masks", targets.guides)):
+        for tap, goal in wanted.items():
+            shape = goal.shape[:2] if kind == "content" else goal.shape[1:]
+            if features[tap].shape[:2] != shape:
+                raise InputError(
+                    f"the image gives features of {features[tap].shape[:2]} positions at {tap} and "
+                    f"the {kind} {shape}; make the targets from {kind} of the image's size"
+                )
+    content = {tap: losses.content_loss(features[tap], P) for tap, P in targets.content.items()}
+    grams = {}
+    for tap in targets.style:
+        if tap in targets.guides:
+            guides = targets.guides[tap]
+            grams[tap] = jnp.stack([losses.guided_gram(features[tap], T) for T in guides])
         else:
-            style[tap] = losses.relative_style_loss(_mean_gram(features[tap]), goal)
+            grams[tap] = losses.gram(features[tap])
+    return Measures(content, grams)
+
+
+def total(
+    measures: Measures, image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights
+) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+    """Weigh what was measured of ``image``; returns what `loss` returns."""
+    paper = targets.form == "paper"
+    content = {}
+    for tap, P in targets.content.items():
+        half = measures.content[tap]
+        energy = losses.content_loss(P, jnp.zeros_like(P))
+        content[tap] = half if paper else half / (energy + losses.EPSILON)
+    style = {}
+    for tap, A in targets.style.items():
+        if tap in targets.guides:
+            M = jnp.maximum(targets.guides[tap].sum((1, 2)), losses.EPSILON)
+            each = jax.vmap(partial(_style_loss, targets.form))(measures.grams[tap], A, M)
+            style[tap] = jnp.dot(cast(Array, targets.regions), each)
+        else:
+            M = positions(tap, *image.shape[:2])
+            style[tap] = _style_loss(targets.form, measures.grams[tap], A, M)
 
     zero = jnp.zeros((), jnp.float32)
     sums = {
@@ -157,12 +254,33 @@ def loss(
         "style": sum((weights.style_layers[tap] * v for tap, v in style.items()), zero),
         "tv": losses.total_variation(image),
     }
-    total = (
+    whole = (
         weights.content * sums["content"] + weights.style * sums["style"] + weights.tv * sums["tv"]
     )
     layers = {f"content/{tap}": v for tap, v in content.items()}
     layers |= {f"style/{tap}": v for tap, v in style.items()}
-    return total, sums | layers
+    return whole, sums | layers
+
+
+def _style_loss(
+    form: Form, G: Float32[Array, "n n"], A: Float32[Array, "n n"], M: Float32[Array, ""] | int
+) -> Float32[Array, ""]:
+    """Compare G, summed over M positions, with A, a position."""
+    if form == "paper":
+        return losses.style_loss(G, A * M, M)
+    return losses.relative_style_loss(G / M, A)
+
+
+def _counts(masks: Float[Array, "r h w"], shares: Sequence[float]) -> Float32[Array, " r"]:
+    """What each region counts: the part of the picture that it covers, times its style's weight.
+    A pixel then feels its style as strongly as without masks, however small its region is."""
+    covered = masks.astype(jnp.float32).mean((1, 2))
+    return covered * jnp.asarray(shares, jnp.float32) * len(shares)
+
+
+def _poolings(tap: str) -> int:
+    """How many poolings stand before a layer: its block's number less one."""
+    return int(tap.removeprefix("conv").removeprefix("relu").split("_")[0]) - 1
 
 
 def _mean_gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
