@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from nst_jax.errors import DivergedError, InputError, TooLargeError
     from nst_jax.objective import LossWeights, Targets, loss, make_targets
     from nst_jax.optimize import Outcome, Progress, minimise, minimise_each
+    from nst_jax.result import Result
     from nst_jax.settings import PAPER, Settings
-    from nst_jax.stylization import Result, reconstruct, stylize, stylize_each, texture
+    from nst_jax.stylization import interpolate, reconstruct, stylize, stylize_each, texture
     from nst_jax.vgg import VGG
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Settings",
     "Targets",
     "TooLargeError",
+    "interpolate",
     "loss",
     "make_targets",
     "minimise",
@@ -46,7 +48,8 @@ _HOMES = {
     "objective": ("LossWeights", "Targets", "loss", "make_targets"),
     "optimize": ("Outcome", "Progress", "minimise", "minimise_each"),
     "settings": ("PAPER", "Settings"),
-    "stylization": ("Result", "reconstruct", "stylize", "stylize_each", "texture"),
+    "result": ("Result",),
+    "stylization": ("interpolate", "reconstruct", "stylize", "stylize_each", "texture"),
     "vgg": ("VGG",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

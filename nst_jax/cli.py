@@ -68,6 +68,33 @@ class Size(click.ParamType):
         return None if value in (None, "original") else click.INT.convert(value, param, ctx)
 
 
+class Steps(click.ParamType):
+    """Whole numbers separated by commas."""
+
+    name = "n1,n2,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Parse the value."""
+        items: list[Any] = str(value).split(",")
+        return tuple(click.INT.convert(item, param, ctx) for item in items)
+
+
+class Scale(click.ParamType):
+    """A number of pixels, ``auto``, or ``none`` (None)."""
+
+    name = "pixels|auto|none"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str | None:
+        """Parse the value."""
+        if value in (None, "none"):
+            return None
+        return value if value == "auto" else click.INT.convert(value, param, ctx)
+
+
 class Layers(click.ParamType):
     """Layers with their weights, as ``relu1_1:0.4,relu2_1``; the weight is 1 if left out."""
 
@@ -118,7 +145,7 @@ def layers_text(layers: Any) -> str:
 FIRST_OPTIONS: Final = (
     click.option("-o", "--out", type=FILE, required=True, help="The picture to write."),
     setting("--size", Size(), "Longest side of the output."),
-    setting("--steps", int, "Updates of the picture."),
+    setting("--steps", Steps(), "Updates of the picture at each scale, or from the coarsest on."),
 )
 INIT: Final = "Start from noise, gray or an image file."
 INIT_OPTIONS: Final = (setting("--init", str, INIT, default="noise"),)
@@ -140,6 +167,20 @@ STYLE_OPTIONS: Final = (
         default=layers_text(DEFAULTS.style_layers),
     ),
     setting("--style-weights", Weights(), "How much each style counts.", default="equal parts"),
+    setting(
+        "--style-scales",
+        Weights(),
+        "How large each style is taken, against the picture: larger gives larger strokes.",
+        default="1",
+    ),
+)
+SCALE_OPTIONS: Final = (
+    setting(
+        "--min-scale",
+        Scale(),
+        "From which size on the picture is made, in steps of √2; auto is 128 for more than 256 "
+        "pixels, none for others: its own size alone.",
+    ),
 )
 BALANCE_OPTIONS: Final = (
     setting("--content-weight", float, "Higher keeps more of the content."),
@@ -163,6 +204,12 @@ COMMON_OPTIONS: Final = (
     ),
     setting("--optimizer", click.Choice(["lbfgs", "adam"]), "How to descend."),
     setting("--lr", float, "Adam's learning rate.", default="0.01"),
+    setting(
+        "--average",
+        float,
+        "Decay of the average of iterates that is the picture.",
+        default="0.9 with Adam, 0 with L-BFGS",
+    ),
     setting("--seed", int, "Seed of the noise."),
     setting("--tv", float, "Weight of the total variation, which smooths."),
     setting("--form", choice(Form), "Losses relative to their target, or the paper's raw sums."),
@@ -181,6 +228,11 @@ COMMON_OPTIONS: Final = (
     ),
     click.option(
         "--save-every", type=click.IntRange(1), help="Save a preview every so many steps."
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on from where the same command was stopped; it keeps OUT.checkpoint.",
     ),
     click.option("--trace", type=FILE, help="Write every step's losses there, as JSON lines."),
     click.option("-q", "--quiet", is_flag=True, help="No progress bar."),
@@ -216,6 +268,7 @@ main.add_command(weights_group)
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(
     FIRST_OPTIONS,
+    SCALE_OPTIONS,
     BALANCE_OPTIONS,
     CONTENT_INIT_OPTIONS,
     STYLE_OPTIONS,
@@ -232,7 +285,7 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(FIRST_OPTIONS, INIT_OPTIONS, STYLE_OPTIONS, COMMON_OPTIONS)
+@with_options(FIRST_OPTIONS, SCALE_OPTIONS, INIT_OPTIONS, STYLE_OPTIONS, COMMON_OPTIONS)
 def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Make a square texture from one or more STYLE pictures, starting from noise."""
     from nst_jax import stylization
@@ -264,7 +317,7 @@ def start(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[
     """Split a command's options into the job's and the settings', and run the job."""
     from nst_jax.cli_job import run
 
-    names = ("out", "trace", "save_every", "quiet")
+    names = ("out", "trace", "save_every", "quiet", "resume")
     files = {name: options.pop(name) for name in names}
     preset = PRESETS[options.pop("preset")]
     more = [Path(options[name]) for name in ("init", "weights") if options[name]]

@@ -35,8 +35,10 @@ def run(
     trace: Path | None,
     save_every: int | None,
     quiet: bool,
+    resume: bool,
 ) -> bool:
-    """Do ``job(on_progress=…, every=…)`` and save its picture; False if Ctrl-C cut it short.
+    """Do ``job(on_progress=…, every=…, checkpoint=…, resume=…)`` and save its picture; False if
+    Ctrl-C cut it short.
 
     Files are opened when there is something to write, so that a job that cannot start leaves
     everything as it was. A preview or a trace that cannot be written is no reason to lose the
@@ -50,7 +52,7 @@ def run(
     keep_compiled_programs()
     with ExitStack() as open_files, stop_on_interrupt() as interrupted:
         show = Bar(open_files, quiet)
-        record = Trace(open_files, trace)
+        record = Trace(open_files, trace, resume=resume)
 
         def on_progress(progress: Progress) -> bool:
             show(progress)
@@ -60,7 +62,12 @@ def run(
             return interrupted(started=True)
 
         try:
-            result = job(on_progress=on_progress, every=save_every)
+            result = job(
+                on_progress=on_progress,
+                every=save_every,
+                checkpoint=out.with_name(f"{out.name}.checkpoint"),
+                resume=resume,
+            )
         except DivergedError as error:
             error.result.save(out)
             click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
@@ -109,13 +116,18 @@ def same_file(a: Path, b: Path) -> bool:
 
 def tell(out: Path, made: dict[str, Any]) -> bool:
     """Say what was made; False if Ctrl-C cut it short."""
-    if made["steps_done"] < made["steps"] and not made["converged"]:
-        done = f"{made['steps_done']} of {made['steps']}"
-        click.echo(f"{out}: stopped after {done} steps; the picture so far", err=True)
+    if made["stopped"]:
+        done = f"{made['steps_done']} of {made['steps_wanted']}"
+        click.echo(
+            f"{out}: stopped after {done} steps; the picture so far, of "
+            f"{made['width']}x{made['height']}; the same command with --resume goes on",
+            err=True,
+        )
         return False
     early = ", where it converged" if made["converged"] else ""
+    scales = f" at {len(made['scales'])} scales" if len(made["scales"]) > 1 else ""
     click.echo(
-        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{early} in "
+        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{scales}{early} in "
         f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
     )
     return True
@@ -146,6 +158,8 @@ class Bar:
         if self.bar is None:
             self.bar = tqdm(total=progress.steps, unit="step", dynamic_ncols=True)
             self.bar.start_t -= progress.seconds  # the first chunk counts too
+            self.bar.initial = progress.losses[0]["step"] - 1  # after --resume
+            self.bar.n = self.bar.initial
             self.open_files.enter_context(self.bar)
         self.bar.set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
         self.bar.update(progress.step - self.bar.n)
@@ -154,8 +168,8 @@ class Bar:
 class Trace:
     """Writes the losses, a JSON object a step, with the seconds so far at each chunk's end."""
 
-    def __init__(self, open_files: ExitStack, path: Path | None) -> None:
-        self.open_files, self.path = open_files, path
+    def __init__(self, open_files: ExitStack, path: Path | None, *, resume: bool) -> None:
+        self.open_files, self.path, self.resume = open_files, path, resume
         self.file: IO[bytes] | None = None
 
     def __call__(self, progress: Progress) -> None:
@@ -166,12 +180,26 @@ class Trace:
         entries = [*before, last | {"seconds": round(progress.seconds, 3)}]
         try:
             if self.file is None:
+                kept = self.kept_before(entries[0]["step"])
                 # Unbuffered: nothing is left to be written, and to fail, when it is closed.
                 self.file = self.open_files.enter_context(self.path.open("wb", buffering=0))
+                self.file.write(kept)
             self.file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
         except OSError as error:
             log.warning("trace %r ends here: %s", str(self.path), error.strerror)
             self.path = None
+
+    def kept_before(self, step: float) -> bytes:
+        """What an interrupted run has written up to the checkpoint that this one goes on from."""
+        if not self.resume or self.path is None or not self.path.exists():
+            return b""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        try:
+            return b"".join(line for line in whole if json.loads(line)["step"] < step)
+        except (ValueError, TypeError, KeyError):
+            log.warning("trace %r was not of this job; it begins anew", str(self.path))
+            return b""
 
 
 @contextmanager

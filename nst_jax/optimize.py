@@ -30,6 +30,7 @@ __all__ = [
     "has_line_search",
     "minimise",
     "minimise_each",
+    "shown",
 ]
 
 CHUNK_SECONDS = 1.0
@@ -60,6 +61,8 @@ class State(NamedTuple):
     opt_state: Any
     step: int
     """How many steps are behind it."""
+    averaged: int = 0
+    """How many iterates are in the mean."""
 
 
 class Progress(NamedTuple):
@@ -72,6 +75,8 @@ class Progress(NamedTuple):
     """The entries of this chunk; the means over the pictures, of several."""
     seconds: float
     """Wall-clock time since the first step began, compilation apart."""
+    state: State
+    """Where the loop is; its arrays are reused as soon as the callback returns."""
 
 
 class Outcome(NamedTuple):
@@ -187,7 +192,7 @@ def _descend(
         raise InputError("an optimizer with a line search has no average of iterates")
     histories: list[History] = [[] for _ in range(len(state.image) if batched else 1)]
     if steps == 0:
-        return _outcomes(batched, _shown(state, average), histories, False, 0.0, 0.0, state)
+        return _outcomes(batched, shown(state, average), histories, False, 0.0, 0.0, state)
 
     started = time.perf_counter()
     program = compile_to_fit(
@@ -202,11 +207,11 @@ def _descend(
         if every is not None:
             count = min(count, every - step % every)
         with_parts = line_search and (step + count >= parts_due or step + count == end)
-        good, chunk_begun = _shown(state, average), time.perf_counter()
+        good, chunk_begun = shown(state, average), time.perf_counter()
         image, mean, opt_state, records = program(
             *state[:3], each, args, average, count, with_parts
         )
-        state = State(image, mean, opt_state, step + count)
+        state = State(image, mean, opt_state, step + count, state.averaged + count)
         entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
         if not (finite and bool(jnp.isfinite(state.image).all())):
             raise DivergedError(
@@ -224,10 +229,10 @@ def _descend(
         recent = [entry["total"] for entry in histories[0][-STALLED_STEPS:]]
         converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
         if on_progress is not None:
-            picture, means = _shown(state, average), _means(entries)
-            stop = on_progress(Progress(state.step, end, picture, means, now - begun))
+            picture, means = shown(state, average), _means(entries)
+            stop = on_progress(Progress(state.step, end, picture, means, now - begun, state))
     seconds = time.perf_counter() - begun
-    final = _shown(state, average)
+    final = shown(state, average)
     return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
 
 
@@ -250,17 +255,17 @@ def _begin(
     """The first state, in memory of its own, because the compiled program reuses it."""
     if isinstance(start, State):
         image, mean, opt_state = jax.tree.map(jnp.array, start[:3])
-        return State(image, mean, opt_state, start.step)
+        return start._replace(image=image, mean=mean, opt_state=opt_state)
     image = jnp.clip(jnp.array(start, jnp.float32), 0, 1)
     init = jax.vmap(optimizer.init) if batched else optimizer.init
     return State(image, jnp.zeros_like(image) if average else None, jax.jit(init)(image), 0)
 
 
-def _shown(state: State, average: float) -> Float[Array, "*k h w 3"]:
+def shown(state: State, average: float) -> Float[Array, "*k h w 3"]:
     """The picture that the state stands for, in [0, 1]."""
-    if state.mean is None or state.step == 0:
+    if state.mean is None or state.averaged == 0:
         return fold(state.image)
-    return state.mean / (1 - average**state.step)
+    return state.mean / (1 - average**state.averaged)
 
 
 def _outcomes(

@@ -29,6 +29,7 @@ Color = Literal["style", "luminance", "match", "histogram"]
 """Whose colours the picture gets, and how (`nst_jax.colors`)."""
 
 LARGEST_WEIGHT: Final = 1e30  # float32 ends at 3.4e38
+LARGEST_STYLE_SCALE: Final = 10
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -38,10 +39,16 @@ class Settings:
 
     Attributes:
         size: longest side of the output in pixels; None keeps the content's own size.
-        steps: updates of the picture.
+        steps: updates of the picture at each scale: one number for all of them, or several from
+            the coarsest on, of which the last holds for all further ones.
+        min_scale: how far down the pyramid of sizes goes, in pixels of the longest side: the
+            picture is made from coarse to fine in steps of √2. None makes it at its own size
+            alone; ``auto`` is 128 for pictures of more than 256 pixels and None for others.
         content_weight: α. Higher keeps more of the photo; 0 makes a texture of the style alone.
         style_weight: β. 0 reconstructs the content alone.
         style_weights: how much each style image counts; None for equal parts.
+        style_scales: how large each style image is taken, its longest side against the picture's;
+            None for 1. Larger gives larger strokes. None is enlarged beyond its own size.
         content_layers: the taps that compare content, with their weights.
         style_layers: the taps that compare style, with their weights. Shallow layers carry colour
             and grain, deep ones larger shapes.
@@ -55,6 +62,9 @@ class Settings:
         pooling: ``max``, ``average`` or ``l2``.
         padding: ``replicate`` or ``same``, of the first convolution.
         optimizer: ``lbfgs`` (with a line search) or ``adam``, or any Optax transformation.
+        average: the decay d of the average of iterates, (1 − d) Σ dⁱ xₜ₋ᵢ, that is the picture. It
+            takes out the grain of single steps and restarts at each scale. None for 0.9, and for
+            0, the last iterate itself, where there is a line search, which leaves no grain.
         lr: Adam's learning rate, in units of the [0, 1] range a step; None for 0.01. L-BFGS finds
             its own.
         init: where to start: ``content``, ``noise`` (uniform, from the seed), ``gray``, or a
@@ -68,10 +78,12 @@ class Settings:
     """
 
     size: int | None = 512
-    steps: int = 200
+    steps: int | tuple[int, ...] = 200
+    min_scale: int | Literal["auto"] | None = "auto"
     content_weight: float = 0.01
     style_weight: float = 1.0
     style_weights: tuple[float, ...] | None = None
+    style_scales: tuple[float, ...] | None = None
     content_layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_2": 1.0})
     style_layers: Mapping[str, float] = field(
         default_factory=lambda: dict(zip(STYLE_LAYERS, (0.4, 0.25, 0.15, 0.1, 0.1), strict=True))
@@ -82,6 +94,7 @@ class Settings:
     pooling: Pooling = "max"
     padding: Padding = "replicate"
     optimizer: Literal["lbfgs", "adam"] | optax.GradientTransformation = "lbfgs"
+    average: float | None = None
     lr: float | None = None
     init: ImageSource = "content"
     seed: int = 0
@@ -95,15 +108,27 @@ class Settings:
         Raises:
             InputError: naming the first setting that is out of range.
         """
-        for name in ("steps", "seed", *(["size"] if self.size is not None else [])):
-            self._convert(name, operator.index, "a whole number")
+        for name, others in {"seed": (), "size": (None,), "min_scale": (None, "auto")}.items():
+            if getattr(self, name) not in others:
+                self._convert(name, operator.index, "a whole number")
+        self._convert("steps", _one_or_several, "a whole number, or several")
         for name in ("content_weight", "style_weight", "tv"):
             self._convert(name, float, "a number")
             value = getattr(self, name)
             if not 0 <= value <= LARGEST_WEIGHT:
                 raise InputError(f"{name} is {value}; give a number from 0 to {LARGEST_WEIGHT:g}")
-        if self.style_weights is not None:
-            self._convert("style_weights", _floats, "numbers")
+        for name in ("style_weights", "style_scales"):
+            if getattr(self, name) is not None:
+                self._convert(name, _floats, "numbers")
+        for scale in self.style_scales or ():
+            if not 0 < scale <= LARGEST_STYLE_SCALE:
+                raise InputError(
+                    f"style_scales: {scale:g}; give numbers above 0, to {LARGEST_STYLE_SCALE}"
+                )
+        if self.average is not None:
+            self._convert("average", float, "a number")
+            if not 0 <= self.average < 1:
+                raise InputError(f"average is {self.average}; give a decay from 0 to below 1")
         for name, weight in (("content", self.content_weight), ("style", self.style_weight)):
             self._convert(f"{name}_layers", _weights_by_name, "layers with their weights")
             layers = getattr(self, f"{name}_layers")
@@ -119,8 +144,10 @@ class Settings:
             raise InputError("content_weight and style_weight are both 0; one must count")
         if self.size is not None and self.size < 16:
             raise InputError(f"size is {self.size}; the network needs at least 16 pixels")
-        if self.steps < 0:
+        if min((self.steps,) if isinstance(self.steps, int) else self.steps) < 0:
             raise InputError(f"steps is {self.steps}; it cannot be negative")
+        if isinstance(self.min_scale, int) and self.min_scale < 16:
+            raise InputError(f"min_scale is {self.min_scale}; the network needs at least 16 pixels")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise InputError(f"lr is {self.lr}; give a number above 0")
         if self.lr is not None and self.optimizer != "adam":
@@ -150,6 +177,15 @@ def _floats(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
+def _one_or_several(value: int | Iterable[int]) -> int | tuple[int, ...]:
+    if isinstance(value, Iterable):
+        several = tuple(operator.index(item) for item in value)
+        if not several or isinstance(value, str):
+            raise ValueError
+        return several
+    return operator.index(value)
+
+
 def _weights_by_name(layers: Mapping[str, float]) -> dict[str, float]:
     return {str(tap): float(weight) for tap, weight in layers.items()}
 
@@ -164,6 +200,8 @@ PAPER: Final = Settings(
     padding="same",
     init="noise",
     steps=500,
+    min_scale=None,
+    average=0.0,
 )
 """Gatys, Ecker & Bethge (2015), section Methods: raw sums, average pooling, white noise, content at
 layer 4_2, style at layers 1_1 … 5_1 in equal parts.

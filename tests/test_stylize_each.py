@@ -15,11 +15,12 @@ from nst_jax import (
     LossWeights,
     Targets,
     TooLargeError,
+    job,
     loss,
     make_targets,
     minimise,
     minimise_each,
-    stylization,
+    painting,
     stylize,
     stylize_each,
     weights,
@@ -78,7 +79,7 @@ def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, caplog, 
         seen.append(kwargs["content_layers"])
         return jitted.lower(*args, **kwargs).compile()
 
-    monkeypatch.setattr(stylization, "compile_to_fit", noting)
+    monkeypatch.setattr(job, "compile_to_fit", noting)
     new = SMALL | {"size": 40 + 2 * batch, "optimizer": "adam"}  # of a size not compiled before
     with jax.log_compiles():
         list(stylize_each(CAT, STYLES, **new, batch=batch))
@@ -103,8 +104,8 @@ def test_memory_halves_the_batch_until_it_fits(monkeypatch, alone):
             raise TooLargeError("too large")
         raise AssertionError("one picture needs no batch")
 
-    monkeypatch.setattr(stylization, "minimise_each", minimise_each)
-    monkeypatch.setattr(stylization.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(painting, "minimise_each", minimise_each)
+    monkeypatch.setattr(painting.jax, "default_backend", lambda: "gpu")
     made = list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam"))
     assert asked == [3, 2]
     for got, want in zip(made, alone["adam"], strict=True):
@@ -113,7 +114,7 @@ def test_memory_halves_the_batch_until_it_fits(monkeypatch, alone):
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", optax.lbfgs(memory_size=2)], ids=["name", "own"])
 def test_a_line_search_goes_one_by_one_on_every_device(monkeypatch, optimizer):
-    monkeypatch.setattr(stylization.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(painting.jax, "default_backend", lambda: "gpu")
     made = list(stylize_each(CAT, STYLES[:2], **SMALL, optimizer=optimizer))
     assert [result.settings["styles"] for result in made] == [["swirls.jpg"], ["mosaic.jpg"]]
 
@@ -127,7 +128,7 @@ def test_a_batch_that_was_asked_for_is_not_changed(monkeypatch):
     def minimise_each(*args, **options):
         raise TooLargeError("too large")
 
-    monkeypatch.setattr(stylization, "minimise_each", minimise_each)
+    monkeypatch.setattr(painting, "minimise_each", minimise_each)
     with pytest.raises(TooLargeError):
         list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam", batch=2))
 

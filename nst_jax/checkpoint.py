@@ -1,0 +1,107 @@
+"""A job's state in a file, to go on from: safetensors, with the job's record beside the arrays."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nst_jax.errors import InputError
+from nst_jax.job import Job, average_of, optimizer_of, record
+from nst_jax.optimize import State
+from nst_jax.pyramid import Where
+
+__all__ = ["load", "save"]
+
+KEY: Final = "nst_jax.checkpoint"
+
+
+def save(path: str | os.PathLike[str], job: Job, where: Where) -> None:
+    """Write where a job is; a file that was there stays whole until the new one is.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(path)
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(where.state).items()}
+    note = {
+        "job": _identity(job),
+        "scale": where.scale,
+        "step": where.state.step,
+        "averaged": where.state.averaged,
+        "history": where.history,
+    }
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file(arrays, part, {KEY: json.dumps(note)})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"checkpoint {str(path)!r} cannot be written: {error}") from error
+
+
+def load(path: str | os.PathLike[str], job: Job) -> Where:
+    """Read where a job was.
+
+    Raises:
+        InputError: no such file, not a checkpoint, a damaged one, or one of another job.
+    """
+    label = f"checkpoint {os.fspath(path)!r}"
+    if not os.path.exists(path):  # noqa: PTH110
+        raise InputError(f"{label} does not exist; there is nothing to resume")
+    try:
+        with safe_open(path, "np") as file:
+            note = json.loads((file.metadata() or {})[KEY])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{label} is not a whole checkpoint; start without it") from error
+    theirs, ours = note["job"], json.loads(json.dumps(_identity(job)))
+    for name in sorted(set(theirs) | set(ours)):
+        if theirs.get(name) != ours.get(name):
+            raise InputError(
+                f"{label} belongs to another job: its {name} was {theirs.get(name)!r} and is "
+                f"{ours.get(name)!r} now; give the same, or start without it"
+            )
+    like = jax.eval_shape(lambda: _blank(job, job.scales[note["scale"]].shape))
+    for name, leaf in _named(like).items():
+        found = arrays.get(name)
+        if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise InputError(f"{label} lacks {name} as this job has it; start without it")
+    leaves = [jnp.asarray(arrays[name]) for name in _named(like)]
+    image, mean, opt_state = jax.tree.unflatten(jax.tree.structure(like[:3]), leaves)
+    state = State(image, mean, opt_state, note["step"], note["averaged"])
+    return Where(note["scale"], state, note["history"])
+
+
+def _blank(job: Job, shape: tuple[int, int]) -> State:
+    image = jnp.zeros((*shape, 3))
+    optimizer = optax.with_extra_args_support(optimizer_of(job.settings))
+    mean = image if average_of(job.settings) else None
+    return State(image, mean, optimizer.init(image), 0)
+
+
+def _named(state: State) -> dict[str, Array]:
+    """The state's arrays by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tuple(state[:3]))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """What must be the same for two runs to make one picture, pixel for pixel."""
+    arrays = {"content's pixels": job.goal, "start": job.start}
+    arrays |= {f"pixels of style {i}": style for i, style in enumerate(job.style_pixels, start=1)}
+    return record(job) | {name: _hash(array) for name, array in arrays.items()}
+
+
+def _hash(array: Any) -> str | None:
+    if array is None:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
