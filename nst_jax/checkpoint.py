@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ def save(path: str | os.PathLike[str], job: Job, where: Where) -> None:
     path = Path(path)
     arrays = {name: np.asarray(leaf) for name, leaf in _named(where.state).items()}
     note = {
-        "job": _identity(job),
+        "job": record(job),
+        "pixels": _hashes(job),
         "scale": where.scale,
         "step": where.state.step,
         "averaged": where.state.averaged,
@@ -63,13 +64,15 @@ def load(path: str | os.PathLike[str], job: Job) -> Where:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{label} is not a whole checkpoint; start without it") from error
-    theirs, ours = note["job"], json.loads(json.dumps(_identity(job)))
+    theirs, ours = note["job"], json.loads(json.dumps(record(job)))
     for name in sorted(set(theirs) | set(ours)):
         if theirs.get(name) != ours.get(name):
             raise InputError(
                 f"{label} belongs to another job: its {name} was {theirs.get(name)!r} and is "
                 f"{ours.get(name)!r} now; give the same, or start without it"
             )
+    if note["pixels"] != _hashes(job):
+        raise InputError(f"{label} belongs to other pictures of the same names; start without it")
     like = jax.eval_shape(lambda: _blank(job, job.scales[note["scale"]].shape))
     for name, leaf in _named(like).items():
         found = arrays.get(name)
@@ -94,14 +97,9 @@ def _named(state: State) -> dict[str, Array]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _identity(job: Job) -> dict[str, Any]:
-    """What must be the same for two runs to make one picture, pixel for pixel."""
-    arrays = {"content's pixels": job.goal, "start": job.start}
-    arrays |= {f"pixels of style {i}": style for i, style in enumerate(job.style_pixels, start=1)}
-    return record(job) | {name: _hash(array) for name, array in arrays.items()}
-
-
-def _hash(array: Any) -> str | None:
-    if array is None:
-        return None
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def _hashes(job: Job) -> list[str | None]:
+    """Tell apart the pictures that a job computes with."""
+    arrays = (job.goal, job.start, job.alpha, job.chroma, *job.style_pixels)
+    return [
+        None if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays
+    ]

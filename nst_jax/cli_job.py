@@ -125,7 +125,8 @@ def tell(out: Path, made: dict[str, Any]) -> bool:
         )
         return False
     early = ", where it converged" if made["converged"] else ""
-    scales = f" at {len(made['scales'])} scales" if len(made["scales"]) > 1 else ""
+    scales = made["scales"]
+    scales = f" at {len(scales)} scales with {made['programs']} programs" if scales[1:] else ""
     click.echo(
         f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{scales}{early} in "
         f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"

@@ -62,7 +62,8 @@ def paint(
 
     start = checkpoint.load(kept_at, job) if kept_at is not None and resume else job.start
     told = _teller(job, on_progress, kept_at)
-    (result,) = _climb(job, descend, start, told, [{}])
+    programs = 2 * len(job.scales)  # one makes the targets, one descends
+    (result,) = _climb(job, descend, start, told, [{"programs": programs}])
     if kept_at is not None and not result.settings["stopped"]:
         kept_at.unlink(missing_ok=True)
     return result
