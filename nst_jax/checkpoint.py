@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,8 @@ def save(path: str | os.PathLike[str], job: Job, where: Where) -> None:
         save_file(arrays, part, {KEY: json.dumps(note)})
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise InputError(f"checkpoint {str(path)!r} cannot be written: {error}") from error
 
 

@@ -75,10 +75,11 @@ class Steps(click.ParamType):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    ) -> int | tuple[int, ...]:
         """Parse the value."""
         items: list[Any] = str(value).split(",")
-        return tuple(click.INT.convert(item, param, ctx) for item in items)
+        several = tuple(click.INT.convert(item, param, ctx) for item in items)
+        return several if several[1:] else several[0]
 
 
 class Scale(click.ParamType):

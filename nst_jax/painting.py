@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -65,7 +66,8 @@ def paint(
     programs = 2 * len(job.scales)  # one makes the targets, one descends
     (result,) = _climb(job, descend, start, told, [{"programs": programs}])
     if kept_at is not None and not result.settings["stopped"]:
-        kept_at.unlink(missing_ok=True)
+        with suppress(OSError):  # none was written, or it is not ours to remove
+            kept_at.unlink()
     return result
 
 

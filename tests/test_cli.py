@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageCms
 
-from nst_jax import PAPER, images, memory, weights
+from nst_jax import PAPER, cli_job, images, memory, weights
 from nst_jax.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -191,6 +192,48 @@ def test_interrupt_saves_the_picture_so_far(wish):
     assert f"stopped after {done} of 20000 steps" in told
     assert 0 < done < 20000
     assert images.read("out.png").pixels.shape == (43, 64, 3)
+    assert "--resume goes on" in told
+    assert Path("out.png.checkpoint").exists()
+
+
+def test_an_interrupted_job_is_resumed_to_the_same_pixels_and_losses(monkeypatch):
+    """The same command with --resume; its trace is whole."""
+    job = ("stylize", CAT, INK, *FOR_BOTH, "--min-scale", "32", "--steps", "3,4,5")
+    whole = made(*job, "--trace", "whole.jsonl", out="whole.png")
+    with monkeypatch.context() as patch:
+        kill = partial(os.kill, os.getpid(), signal.SIGINT)
+        patch.setattr(cli_job.Bar, "__call__", lambda self, now: now.step == 4 and kill())
+        stopped = call(*job, "--trace", "out.jsonl", "-o", "out.png")
+    assert stopped.exit_code == 130
+    assert 0 < settings_of("out.png")["steps_done"] < 12
+    with Path("out.jsonl").open("a") as trace:  # written after the checkpoint, and cut off
+        trace.write('{"step": 11, "total": 1.0}\n{"step": 12, "to')
+    resumed = made(*job, "--trace", "out.jsonl", "--resume")
+    np.testing.assert_array_equal(resumed, whole)
+    traces = [
+        [json.loads(line)["total"] for line in Path(name).read_text().splitlines()]
+        for name in ("whole.jsonl", "out.jsonl")
+    ]
+    assert traces[0] == traces[1]
+    assert len(traces[0]) == 12
+    assert not Path("out.png.checkpoint").exists()
+    assert "nothing to resume" in error_line(*job, "-o", "out.png", "--resume")
+
+
+def test_a_pyramid_is_asked_for_and_told():
+    result = call(
+        "stylize", CAT, INK, *FOR_BOTH, "--min-scale", "32", "--steps", "1,2", "-o", "a.png"
+    )
+    assert "64x43, 5 steps at 3 scales with 6 programs in" in result.stdout
+    assert settings_of("a.png")["scales"] == [32, 45, 64]
+    result = call("texture", INK, *FOR_TEXTURE, "--min-scale", "none", "-o", "b.png")
+    assert "3 steps in" in result.stdout
+    options = ("--optimizer", "adam", "--average", "0.5", "--style-scales", "0.5")
+    made("stylize", CAT, INK, *FOR_BOTH, *options)
+    assert (settings_of("out.png")["average"], settings_of("out.png")["style_scales"]) == (
+        0.5,
+        [0.5],
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
