@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from nst_jax.architectures import Padding, Pooling
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and the command line's h
     from nst_jax.images import ImageSource
     from nst_jax.weights import Weights
 
-__all__ = ["PAPER", "Color", "Form", "Settings"]
+__all__ = ["PAPER", "Color", "Form", "Settings", "changed"]
 
 Form = Literal["relative", "paper"]
 """How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
@@ -78,9 +78,9 @@ class Settings:
     """
 
     size: int | None = 512
-    steps: int | tuple[int, ...] = 200
+    steps: int | tuple[int, ...] = 100
     min_scale: int | Literal["auto"] | None = "auto"
-    content_weight: float = 0.01
+    content_weight: float = 0.05
     style_weight: float = 1.0
     style_weights: tuple[float, ...] | None = None
     style_scales: tuple[float, ...] | None = None
@@ -171,6 +171,18 @@ class Settings:
             object.__setattr__(self, name, kind(value))
         except (AttributeError, TypeError, ValueError):
             raise InputError(f"{name} is {value!r}; give {wanted}") from None
+
+
+def changed(settings: Settings | None, changes: Mapping[str, Any]) -> Settings:
+    """Give the settings, or the defaults, with single ones changed by name.
+
+    Raises:
+        InputError: there is no such setting, or its value is out of range.
+    """
+    unknown = sorted(set(changes) - {field.name for field in fields(Settings)})
+    if unknown:
+        raise InputError(f"there is no setting {unknown[0]!r}; see nst_jax.Settings")
+    return replace(settings or Settings(), **changes)
 
 
 def _floats(values: Iterable[float]) -> tuple[float, ...]:

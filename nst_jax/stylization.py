@@ -6,7 +6,7 @@ mathematics in `nst_jax.objective`, the loop in `nst_jax.optimize`.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from nst_jax.job import prepare
 from nst_jax.optimize import Progress
 from nst_jax.painting import paint, paint_each
 from nst_jax.result import Result
-from nst_jax.settings import Settings
+from nst_jax.settings import Settings, changed
 
 __all__ = ["Result", "interpolate", "reconstruct", "stylize", "stylize_each", "texture"]
 
@@ -60,7 +60,7 @@ def stylize(
     result.save("cat-swirls.png")
     ```
     """
-    job = prepare(content, _as_list(style), _settings(settings, changes))
+    job = prepare(content, _as_list(style), changed(settings, changes))
     return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
 
 
@@ -82,7 +82,7 @@ def reconstruct(
     the solution, stands for noise.
     """
     changes |= {"style_weight": 0.0, "color": "style", "min_scale": None}
-    job = prepare(content, (), _from_noise(_settings(settings, changes)))
+    job = prepare(content, (), _from_noise(changed(settings, changes)))
     return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
 
 
@@ -102,7 +102,7 @@ def texture(
     Arguments and errors are `stylize`'s; the content settings have no effect, an ``init`` of
     content, of which there is none, stands for noise, and ``color`` must be ``style``.
     """
-    settings = _from_noise(_settings(settings, changes | {"content_weight": 0.0}))
+    settings = _from_noise(changed(settings, changes | {"content_weight": 0.0}))
     if settings.color != "style":
         raise InputError(f"color is {settings.color!r}; a texture has no content to take it from")
     job = prepare(None, _as_list(style), settings)
@@ -146,7 +146,7 @@ def stylize_each(
         result.save(f"cat-{name}")
     ```
     """
-    settings = _settings(settings, changes)
+    settings = changed(settings, changes)
     if settings.style_weights is not None:
         raise InputError("style weights blend styles into one picture; here each has its own")
     styles = _as_list(styles)
@@ -183,7 +183,7 @@ def interpolate(
     Raises:
         InputError: as for `stylize_each`; or there are fewer than two styles or pictures.
     """
-    settings = _settings(settings, changes)
+    settings = changed(settings, changes)
     if settings.style_weights is not None:
         raise InputError("style weights fix one blend of styles; here they go from style to style")
     styles = _as_list(styles)
@@ -211,13 +211,6 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
 
 def _as_list(style: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
     return cast(list[ImageSource], list(style) if isinstance(style, list | tuple) else [style])
-
-
-def _settings(settings: Settings | None, changes: dict[str, Any]) -> Settings:
-    unknown = sorted(set(changes) - {field.name for field in fields(Settings)})
-    if unknown:
-        raise InputError(f"there is no setting {unknown[0]!r}; see nst_jax.Settings")
-    return replace(settings or Settings(), **changes)
 
 
 def _from_noise(settings: Settings) -> Settings:

@@ -104,7 +104,7 @@ def test_the_history_is_the_loss_of_the_pictures(pair, vgg16):
         for steps in (3, 4)
     )
     total, parts = loss(
-        jnp.asarray(after_three.image), vgg16, targets, LossWeights(0.01, 1, 0.0, **layers)
+        jnp.asarray(after_three.image), vgg16, targets, LossWeights(0.05, 1, 0.0, **layers)
     )
     for name, value in {"total": total, **parts}.items():
         assert after_four.history[3][name] == pytest.approx(float(value), rel=1e-3)
