@@ -29,7 +29,6 @@ from nst_jax.cli_options import (
 from nst_jax.errors import InputError
 
 if TYPE_CHECKING:
-
     from nst_jax.optimize import Progress
 
 __all__ = ["batch", "interpolate"]

@@ -77,17 +77,15 @@ class Steps(click.ParamType):
 
 
 class Scale(click.ParamType):
-    """A number of pixels, ``auto``, or ``none`` (None)."""
+    """A number of pixels, or ``none`` (None)."""
 
-    name = "pixels|auto|none"
+    name = "pixels|none"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str | None:
+    ) -> int | None:
         """Parse the value."""
-        if value in (None, "none"):
-            return None
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+        return None if value in (None, "none") else click.INT.convert(value, param, ctx)
 
 
 class Layers(click.ParamType):
@@ -177,8 +175,7 @@ SCALE_OPTIONS: Final = (
     setting(
         "--min-scale",
         Scale(),
-        "From which size on the picture is made, in steps of √2; auto is 128 for more than 256 "
-        "pixels, none for others: its own size alone.",
+        "From which size on the picture is made, in steps of √2; none for its own size alone.",
     ),
 )
 BALANCE_OPTIONS: Final = (

@@ -31,8 +31,6 @@ __all__ = ["Job", "average_of", "optimizer_of", "prepare", "record", "targets_at
 DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
 DEFAULT_AVERAGE: Final = 0.9
-COARSEST: Final = 128
-ONE_SCALE_UP_TO: Final = 256
 
 _compiled_targets = jax.jit(
     make_targets,
@@ -223,10 +221,7 @@ def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[i
 
 
 def _scales(settings: Settings, shape: tuple[int, int]) -> list[Scale]:
-    smallest = settings.min_scale
-    if smallest == "auto":
-        smallest = COARSEST if max(shape) > ONE_SCALE_UP_TO else None
-    sizes = shapes(shape, smallest)
+    sizes = shapes(shape, settings.min_scale)
     steps = settings.steps if isinstance(settings.steps, tuple) else (settings.steps,)
     if len(steps) > len(sizes):
         sides = ", ".join(str(max(size)) for size in sizes)

@@ -43,7 +43,7 @@ class Settings:
             the coarsest on, of which the last holds for all further ones.
         min_scale: how far down the pyramid of sizes goes, in pixels of the longest side: the
             picture is made from coarse to fine in steps of √2. None makes it at its own size
-            alone; ``auto`` is 128 for pictures of more than 256 pixels and None for others.
+            alone, as does a number above it over √2.
         content_weight: α. Higher keeps more of the photo; 0 makes a texture of the style alone.
         style_weight: β. 0 reconstructs the content alone.
         style_weights: how much each style image counts; None for equal parts.
@@ -79,7 +79,7 @@ class Settings:
 
     size: int | None = 512
     steps: int | tuple[int, ...] = 100
-    min_scale: int | Literal["auto"] | None = "auto"
+    min_scale: int | None = 128
     content_weight: float = 0.05
     style_weight: float = 1.0
     style_weights: tuple[float, ...] | None = None
@@ -108,8 +108,8 @@ class Settings:
         Raises:
             InputError: naming the first setting that is out of range.
         """
-        for name, others in {"seed": (), "size": (None,), "min_scale": (None, "auto")}.items():
-            if getattr(self, name) not in others:
+        for name in ("seed", "size", "min_scale"):
+            if name == "seed" or getattr(self, name) is not None:
                 self._convert(name, operator.index, "a whole number")
         self._convert("steps", _one_or_several, "a whole number, or several")
         for name in ("content_weight", "style_weight", "tv"):
@@ -146,7 +146,7 @@ class Settings:
             raise InputError(f"size is {self.size}; the network needs at least 16 pixels")
         if min((self.steps,) if isinstance(self.steps, int) else self.steps) < 0:
             raise InputError(f"steps is {self.steps}; it cannot be negative")
-        if isinstance(self.min_scale, int) and self.min_scale < 16:
+        if self.min_scale is not None and self.min_scale < 16:
             raise InputError(f"min_scale is {self.min_scale}; the network needs at least 16 pixels")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise InputError(f"lr is {self.lr}; give a number above 0")

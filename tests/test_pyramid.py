@@ -67,8 +67,8 @@ def test_one_scale_is_the_size_itself():
 @pytest.mark.parametrize(
     ("size", "min_scale", "scales"),
     [
-        (256, "auto", [256]),
-        (257, "auto", [128, 182, 257]),
+        (180, 128, [180]),
+        (256, 128, [128, 181, 256]),
         (64, 32, [32, 45, 64]),
         (64, None, [64]),
     ],
