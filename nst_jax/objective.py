@@ -123,6 +123,11 @@ def make_targets(
     shares = _shares(len(styles), style_weights)
     if masks is not None and len(masks) != len(styles):
         raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
+    if masks is not None and content is not None and masks.shape[1:] != content.shape[:2]:
+        raise InputError(
+            f"masks of {masks.shape[2]}x{masks.shape[1]} pixels for a content of "
+            f"{content.shape[1]}x{content.shape[0]}; resize them to its size"
+        )
     network = VGG(params, pooling=pooling, padding=padding)
     content_features = {} if content is None else network(content, content_layers)
     per_style = [
@@ -241,9 +246,12 @@ def total(
     style = {}
     for tap, A in targets.style.items():
         if tap in targets.guides:
-            M = jnp.maximum(targets.guides[tap].sum((1, 2)), losses.EPSILON)
+            M = targets.guides[tap].sum((1, 2))
+            # A region in nothing but the rows that pooling drops is in no deeper layer.
+            seen = M > losses.EPSILON
+            M = jnp.where(seen, M, 1.0)
             each = jax.vmap(partial(_style_loss, targets.form))(measures.grams[tap], A, M)
-            style[tap] = jnp.dot(cast(Array, targets.regions), each)
+            style[tap] = jnp.dot(cast(Array, targets.regions) * seen, each)
         else:
             M = positions(tap, *image.shape[:2])
             style[tap] = _style_loss(targets.form, measures.grams[tap], A, M)
@@ -266,8 +274,8 @@ def _style_loss(
     form: Form, G: Float32[Array, "n n"], A: Float32[Array, "n n"], M: Float32[Array, ""] | int
 ) -> Float32[Array, ""]:
     """Compare G, summed over M positions, with A, a position."""
-    if form == "paper":
-        return losses.style_loss(G, A * M, M)
+    if form == "paper":  # a position, too: the M² of a region of nearly nothing is 0 in float32
+        return losses.style_loss(G / M, A, 1)
     return losses.relative_style_loss(G / M, A)
 
 

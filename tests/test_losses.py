@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from nst_jax.losses import (
     content_loss,
     gram,
+    guided_gram,
     relative_content_loss,
     relative_style_loss,
     style_loss,
@@ -78,6 +79,34 @@ def reference_variation(image):
 def test_gram_is_equation_3(shape):
     F = normal(*shape)
     np.testing.assert_allclose(gram(jnp.asarray(F)), reference_gram(matrix(F)), 1e-5, 1e-5)
+
+
+def guide(h, w, seed=4):
+    """How far each position is in a region: some fully, some not at all."""
+    return np.clip(np.random.default_rng(seed).uniform(-0.5, 1.5, (h, w)), 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 4, 3), (3, 7, 8)])
+def test_guided_gram_weighs_positions(shape):
+    F, T = normal(*shape), guide(*shape[:2])
+    want = reference_gram(matrix(F) * np.sqrt(T.astype(np.float64).ravel()))
+    got = guided_gram(jnp.asarray(F), jnp.asarray(T))
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
+def test_guided_grams_of_a_partition_sum_to_the_whole():
+    F, T = jnp.asarray(normal(5, 6, 4)), jnp.asarray(guide(5, 6))
+    parts = guided_gram(F, T) + guided_gram(F, 1 - T)
+    np.testing.assert_allclose(parts, gram(F), 1e-5, 1e-5)
+
+
+def test_gradient_of_a_guided_gram_is_its_formula():
+    """Σ_k T_k F_ik F_jk gives F_ik the gradient T_k Σ_j (S_ij + S_ji) F_jk, for a cotangent S."""
+    F, T, S = normal(5, 6, 4), guide(5, 6), normal(4, 4, seed=5)
+    got = jax.grad(lambda F: (S * guided_gram(F, jnp.asarray(T))).sum())(jnp.asarray(F))
+    want = T.ravel() * ((S + S.T) @ matrix(F))
+    np.testing.assert_allclose(matrix(got), want, 1e-5, 1e-5)
+    assert not got[T == 0].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 4, 3), (3, 7, 8)])
@@ -267,6 +296,14 @@ def test_gram_of_bfloat16_accumulates_in_float32():
     G = gram(F)
     assert G.dtype == jnp.float32
     np.testing.assert_allclose(G, np.einsum("ik,jk->ij", matrix(F), matrix(F)), 1e-5)
+
+
+def test_guided_gram_of_bfloat16_accumulates_in_float32():
+    F, T = bfloat16(normal(40, 50, 4) + 1), guide(40, 50)
+    G = guided_gram(F, jnp.asarray(T))
+    assert G.dtype == jnp.float32
+    want = np.einsum("ik,jk,k->ij", matrix(F), matrix(F), T.ravel().astype(np.float64))
+    np.testing.assert_allclose(G, want, 1e-3)  # each product has a rounded T; their sum has not
 
 
 @pytest.mark.parametrize("f", [content_loss, relative_content_loss])

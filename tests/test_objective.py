@@ -7,19 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as nnf
 
 from nst_jax.errors import InputError
-from nst_jax.objective import LossWeights, Targets, loss, make_targets
+from nst_jax.objective import LossWeights, Targets, loss, make_targets, positions, propagate
 from nst_jax.vgg import VGG
 
 CONTENT_LAYERS = {"conv3_1": 0.3, "relu4_2": 1.0}
 STYLE_LAYERS = {"relu1_1": 0.5, "relu2_1": 0.2, "conv3_2": 1.5, "relu4_1": 1.0}
 STYLE_WEIGHTS = (1.0, 3.0)
 CASES = [
-    ("relative", "max", "replicate"),
-    ("relative", "average", "same"),
-    ("relative", "l2", "replicate"),
-    ("paper", "max", "replicate"),
+    ("relative", "max", "replicate", "whole"),
+    ("relative", "average", "same", "whole"),
+    ("relative", "l2", "replicate", "whole"),
+    ("paper", "max", "replicate", "whole"),
+    ("relative", "max", "replicate", "halves"),
+    ("relative", "max", "replicate", "soft"),
+    ("relative", "max", "replicate", "loose"),
+    ("paper", "max", "replicate", "loose"),
 ]
 
 value = jax.jit(loss)
@@ -30,15 +35,39 @@ def tensor(array, dtype):
     return torch.from_numpy(np.array(array)).to(dtype)
 
 
-def torch_parts(features, image, content, styles, style_weights, form):
-    """α's, β's and the smoothness' factors in PyTorch, from the paper's formulas.
+def regions(kind, height, width):
+    """Masks of two styles: a partition, one with soft edges, or two that overlap and leave pixels
+    out; None for "whole"."""
+    y, x = np.mgrid[:height, :width]
+    if kind == "whole":
+        return None
+    if kind == "halves":
+        left = (x + y < 45).astype(np.float32)
+        return np.stack([left, 1 - left])
+    disc = 1 / (1 + np.exp(np.hypot(y - 17, x - 20) - 12))
+    if kind == "soft":
+        return np.float32([disc, 1 - disc])
+    box = np.clip((x - 15) / 20, 0, 1) * (y > 21)
+    assert ((disc > 0.9) & (box > 0.1)).any()
+    assert (disc + box < 0.01).any()
+    return np.float32([disc, box])
+
+
+def torch_parts(features, image, content, styles, style_weights, form, masks):
+    """α's, β's and the smoothness' factors in PyTorch, from the papers' formulas.
 
     ``features`` runs the network on a tensor.
     """
 
-    def gram(maps):
+    def gram(maps, guide):
         F = maps.flatten(1)
-        return F @ F.T
+        return F @ torch.diag(guide.flatten()) @ F.T
+
+    def guides(tap):
+        joined = torch.ones_like(image[None, ..., 0]) if masks is None else masks
+        for _ in range(int(tap[4]) - 1):
+            joined = nnf.avg_pool2d(joined[None], 2)[0]
+        return joined
 
     with torch.no_grad():
         content_maps, style_maps = features(content), [features(style) for style in styles]
@@ -48,15 +77,19 @@ def torch_parts(features, image, content, styles, style_weights, form):
         squares = ((maps[tap] - P) ** 2).sum()
         parts[f"content/{tap}"] = squares / 2 if form == "paper" else squares / (P**2).sum()
     for tap in STYLE_LAYERS:
-        N, M = maps[tap].shape[0], maps[tap][0].numel()
-        A = sum(
-            weight / sum(style_weights) * gram(style[tap]) * (M / style[tap][0].numel())
-            for weight, style in zip(style_weights, style_maps, strict=True)
-        )
-        squares = ((gram(maps[tap]) - A) ** 2).sum()
-        parts[f"style/{tap}"] = (
-            squares / (4 * N**2 * M**2) if form == "paper" else squares / (A**2).sum()
-        )
+        N, part = maps[tap].shape[0], 0
+        shares = [weight / sum(style_weights) for weight in style_weights]
+        each = [gram(s[tap], torch.ones_like(s[tap][0])) / s[tap][0].numel() for s in style_maps]
+        if masks is None:
+            each, counts = [sum(s * own for s, own in zip(shares, each, strict=True))], [1]
+        else:
+            counts = [len(shares) * s * m.mean() for s, m in zip(shares, masks, strict=True)]
+        for count, T, A in zip(counts, guides(tap), each, strict=True):
+            M = T.sum()
+            squares = ((gram(maps[tap], T) - M * A) ** 2).sum()
+            norm = 4 * N**2 * M**2 if form == "paper" else ((M * A) ** 2).sum()
+            part = part + count * squares / norm
+        parts[f"style/{tap}"] = part
     x = image
     parts["tv"] = (
         2 / 3 * ((x[1:] - x[:-1]) ** 2).sum()
@@ -103,7 +136,8 @@ def start(face):
 )
 def case(request, vgg16, start, face, roofs, petals, reference_features):
     """Targets, the reference's image in float32 with its parts, and the parts in float64."""
-    form, pooling, padding = request.param
+    form, pooling, padding, kind = request.param
+    masks = regions(kind, *face.shape[:2])
     make = partial(
         make_targets,
         content_layers=list(CONTENT_LAYERS),
@@ -113,13 +147,16 @@ def case(request, vgg16, start, face, roofs, petals, reference_features):
         pooling=pooling,
         padding=padding,
     )
-    targets = jax.jit(make)(vgg16, face, [roofs, petals])
+    targets = jax.jit(make)(
+        vgg16, face, [roofs, petals], masks=None if masks is None else jnp.asarray(masks)
+    )
 
     def reference(dtype):
         image = tensor(start, dtype).requires_grad_()
         network = partial(reference_features, vgg16, pooling=pooling, padding=padding, blocks=4)
         content, styles = tensor(face, dtype), [tensor(x, dtype) for x in (roofs, petals)]
-        return image, torch_parts(network, image, content, styles, STYLE_WEIGHTS, form)
+        guides = None if masks is None else tensor(masks, dtype)
+        return image, torch_parts(network, image, content, styles, STYLE_WEIGHTS, form, guides)
 
     image, parts = reference(torch.float32)
     exact = {name: part.item() for name, part in reference(torch.float64)[1].items()}
@@ -273,6 +310,112 @@ def test_half_precision_parameters_give_float32_losses(vgg16, face, cat):
     assert totals[0] == pytest.approx(totals[1], rel=0.02)
 
 
+# --- regions -------------------------------------------------------------------------------------
+
+NEAR = ("relu1_1", "relu2_1")  # with these a pixel reaches 5 pixels far
+style_of = jax.jit(partial(make_targets, style_layers=NEAR), static_argnames="form")
+
+
+def style_gradient(image, params, targets, taps=NEAR):
+    return gradient(image, params, targets, LossWeights(style_layers=dict.fromkeys(taps, 1.0)))
+
+
+@pytest.mark.parametrize("form", ["relative", "paper"])
+def test_a_region_of_everything_is_no_region(vgg16, face, petals, form):
+    image = face[:37, :41]  # odd sizes lose their last row and column in pooling
+    ones = jnp.ones((1, *image.shape[:2]))
+    with_region = style_of(vgg16, None, [petals], masks=ones, form=form)
+    without = style_of(vgg16, None, [petals], form=form)
+    got, parts = style_gradient(image, vgg16, with_region)
+    want, expected = style_gradient(image, vgg16, without)
+    for name, part in expected.items():
+        assert parts[name] == pytest.approx(float(part), rel=1e-5), name
+    np.testing.assert_allclose(got, want, 1e-3, 1e-5 * np.abs(want).max())
+
+
+def columns(width, *ranges, height=40):
+    """Make regions of whole columns."""
+    x = np.arange(width)
+    rows = [np.where((x >= start) & (x < end), 1, 0) for start, end in ranges]
+    return jnp.asarray(np.repeat(np.float32(rows)[:, None], height, axis=1))
+
+
+def test_pixels_out_of_every_regions_reach_feel_no_style(vgg16, face, roofs, petals):
+    masks = columns(56, (0, 12), (44, 56))
+    targets = style_of(vgg16, None, [roofs, petals], masks=masks)
+    got, _ = style_gradient(face, vgg16, targets)
+    felt = np.abs(got).max((0, 2))
+    assert (felt[:12] > 0).all()
+    assert (felt[44:] > 0).all()
+    assert (felt[18:38] == 0).all()
+
+
+def test_a_region_feels_its_own_style_alone(vgg16, face, roofs, petals):
+    masks = columns(56, (0, 28), (28, 56))
+    one, other = (
+        style_gradient(face, vgg16, style_of(vgg16, None, styles, masks=masks))[0]
+        for styles in ([roofs, petals], [roofs, 1 - petals])
+    )
+    bound = 1e-6 * np.abs(one).max()
+    assert np.abs(one - other)[:, :22].max() <= bound
+    assert np.abs(one - other)[:, 34:].max() >= 1e3 * bound
+
+
+def test_a_pixel_feels_its_style_as_strongly_in_a_region_as_without(vgg16, face, petals):
+    """Each quarter of this picture has the whole's Gram matrix, but for the seams."""
+    image = jnp.tile(face, (2, 2, 1))
+    make = partial(make_targets, vgg16, None, [petals], style_layers=["relu1_1"])
+    quarter = jnp.zeros((1, *image.shape[:2])).at[0, :40, :56].set(1)
+    got, _ = style_gradient(image, vgg16, make(masks=quarter), ["relu1_1"])
+    want, _ = style_gradient(image, vgg16, make(), ["relu1_1"])
+    got_inside, want_inside = np.asarray(got[:39, :55]), np.asarray(want[:39, :55])
+    difference = np.linalg.norm(got_inside - want_inside)
+    assert difference <= 0.15 * np.linalg.norm(want_inside)  # without its count 0.75 or 3
+    assert not got[41:].any()
+
+
+@pytest.mark.parametrize("form", ["relative", "paper"])
+@pytest.mark.parametrize("share", [1.0, 1e-4, 1e-13, 1e-25, 0.0])
+def test_a_region_of_nearly_nothing_is_safe(vgg16, face, roofs, petals, form, share):
+    """The second region is a pixel in the corner, which pooling drops from an odd size."""
+    image = face[:37, :41]
+    masks = jnp.zeros((2, *image.shape[:2])).at[0].set(1).at[1, 36, 40].set(share)
+    targets = style_of(vgg16, None, [roofs, petals], masks=masks, form=form)
+    got, parts = style_gradient(image, vgg16, targets)
+    alone = style_of(vgg16, None, [roofs], masks=masks[:1], form=form)
+    want, expected = style_gradient(image, vgg16, alone)
+    assert np.isfinite(got).all()
+    assert parts["style/relu1_1"] >= expected["style/relu1_1"] * (1 - 1e-6)
+    assert parts["style/relu2_1"] == pytest.approx(float(expected["style/relu2_1"]), rel=1e-5)
+    bound = 1e-3 * np.abs(want).max()
+    np.testing.assert_allclose(got[:30, :30], want[:30, :30], 1e-3, bound)
+
+
+@pytest.mark.parametrize("tap", ["relu1_1", "conv2_1", "conv3_2", "relu4_1"])
+def test_regions_follow_the_features_to_every_layer(vgg16, photos, tap):
+    image = jnp.asarray(photos["chelsea"][100:137, 100:153] / 255, jnp.float32)
+    masks = jnp.asarray(regions("soft", *image.shape[:2]))
+    got = propagate(masks, tap)
+    features = VGG(vgg16)(image, [tap])[tap]
+    assert got.shape == (2, *features.shape[:2])
+    assert positions(tap, *image.shape[:2]) == got[0].size
+    np.testing.assert_allclose(got.sum(0), 1, 1e-5)
+    h, w = got.shape[1:]
+    window = 2 ** (int(tap[4]) - 1)
+    blocks = masks[:, : h * window, : w * window].reshape(2, h, window, w, window)
+    np.testing.assert_allclose(got, blocks.mean((2, 4)), 1e-5)
+
+
+def test_a_batch_of_regions_equals_single_calls(vgg16, face, roofs, petals):
+    masks = jnp.stack([columns(56, (0, 28), (28, 56)), columns(56, (0, 9), (20, 30))])
+    each = [style_of(vgg16, None, [roofs, petals], masks=one) for one in masks]
+    targets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    together, _ = jax.vmap(style_gradient, (None, None, 0))(face, vgg16, targets)
+    for i in range(2):
+        alone, _ = style_gradient(face, vgg16, each[i])
+        np.testing.assert_allclose(together[i], alone, 1e-3, 1e-5 * np.abs(alone).max())
+
+
 # --- transformations -----------------------------------------------------------------------------
 
 FEW = {"relu1_1": 1.0, "conv2_1": 0.5}
@@ -404,6 +547,27 @@ def test_a_content_of_another_size_is_refused(vgg16, face, size):
     targets = make_targets(vgg16, face[:size, :size], content_layers=["relu5_1"])
     with pytest.raises(InputError, match="content of the image's size"):
         loss(face[:48, :48], vgg16, targets, LossWeights(content_layers={"relu5_1": 1.0}))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_masks_than_styles_is_refused(vgg16, face, roofs, petals, count):
+    masks = jnp.ones((count, *face.shape[:2]))
+    with pytest.raises(InputError, match=f"{count} masks for 2 style images"):
+        make_targets(vgg16, None, [roofs, petals], style_layers=["relu1_1"], masks=masks)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_masks_of_another_size_than_the_content_are_refused(vgg16, face, roofs):
+    make = partial(make_targets, vgg16, face, [roofs], content_layers=["relu1_1"])
+    with pytest.raises(InputError, match="masks of 55x40 pixels for a content of 56x40"):
+        make(style_layers=["relu1_1"], masks=jnp.ones((1, 40, 55)))
+
+
+def test_masks_of_another_size_than_the_image_are_refused(vgg16, face, roofs):
+    masks = jnp.ones((1, 1, 1))  # which would broadcast without a word
+    targets = make_targets(vgg16, None, [roofs], style_layers=["relu1_1"], masks=masks)
+    with pytest.raises(InputError, match="masks of the image's size"):
+        loss(face, vgg16, targets, LossWeights(style_layers={"relu1_1": 1.0}))
 
 
 def test_an_unknown_layer_is_refused(vgg16, face):
