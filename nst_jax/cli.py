@@ -21,6 +21,7 @@ from nst_jax.cli_options import (
     FILE,
     INIT_OPTIONS,
     JOB_OPTIONS,
+    MASK_OPTIONS,
     OUT_OPTIONS,
     PRESETS,
     SCALE_OPTIONS,
@@ -83,6 +84,7 @@ main.add_command(weights_group)
     BALANCE_OPTIONS,
     CONTENT_INIT_OPTIONS,
     STYLE_WEIGHT_OPTIONS,
+    MASK_OPTIONS,
     STYLE_OPTIONS,
     CONTENT_OPTIONS,
     COLOR_OPTIONS,
@@ -133,6 +135,7 @@ def start(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[
     files = {name: options.pop(name) for name in names}
     preset = PRESETS[options.pop("preset")]
     more = [Path(options[name]) for name in ("init", "weights") if options[name]]
+    more += options.get("masks") or ()
     done = run(partial(job, settings=preset, **given(options)), (*inputs, *more), **files)
     if not done:
         click.get_current_context().exit(INTERRUPTED)

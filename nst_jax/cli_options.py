@@ -24,6 +24,7 @@ __all__ = [
     "FILE",
     "INIT_OPTIONS",
     "JOB_OPTIONS",
+    "MASK_OPTIONS",
     "OUT_OPTIONS",
     "PRESETS",
     "QUIET_OPTIONS",
@@ -106,6 +107,18 @@ class Layers(click.ParamType):
         return layers
 
 
+class Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "c1,c2,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Parse the value."""
+        return tuple(item.strip() for item in str(value).split(","))
+
+
 class Weights(click.ParamType):
     """Numbers separated by commas."""
 
@@ -170,6 +183,22 @@ STYLE_OPTIONS: Final = (
 )
 STYLE_WEIGHT_OPTIONS: Final = (
     setting("--style-weights", Weights(), "How much each style counts.", default="equal parts"),
+)
+MASK_OPTIONS: Final = (
+    click.option(
+        "--mask",
+        "masks",
+        type=FILE,
+        multiple=True,
+        help="Where a style paints, as large as the content: white is in. One a style; or one "
+        "alone, for two styles; or one with --mask-colors.",
+    ),
+    setting(
+        "--mask-colors",
+        Names(),
+        "The styles' colours in a single mask of flat colours, as red,#00f.",
+        default="gray masks",
+    ),
 )
 SCALE_OPTIONS: Final = (
     setting(

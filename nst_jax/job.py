@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from nst_jax import colors, images
+from nst_jax import colors, images, masks
 from nst_jax import weights as weight_files
 from nst_jax.errors import InputError
 from nst_jax.images import ImageSource
@@ -26,7 +26,16 @@ from nst_jax.precision import network_dtype
 from nst_jax.pyramid import Scale, shapes
 from nst_jax.settings import Settings
 
-__all__ = ["Job", "average_of", "optimizer_of", "prepare", "record", "targets_at"]
+__all__ = [
+    "Job",
+    "as_list",
+    "average_of",
+    "name_of",
+    "optimizer_of",
+    "prepare",
+    "record",
+    "targets_at",
+]
 
 DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
@@ -60,6 +69,8 @@ class Job(NamedTuple):
     """The content in colour, where what is computed is gray."""
     style_pixels: list[Float32[np.ndarray, "_ _ 3"]]
     """As large as they are used at the output's size."""
+    regions: Float32[np.ndarray, "r h w"] | None
+    """Where each style paints, if not everywhere."""
     start: Float[Array, "h0 w0 3"]
     """At the first scale."""
     weights: weight_files.Weights
@@ -86,6 +97,7 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
     if with_style:
         for style, longest in zip(styles, _style_sizes(settings, styles, shape), strict=True):
             style_pixels.append(_shrunk(images.read(style, name="style").pixels, longest))
+    regions = _regions(settings, picture, len(style_pixels), shape)
     goal = None if picture is None else images.resize(picture.pixels, shape)
     alpha = None if picture is None else picture.alpha
     alpha = None if alpha is None else images.resize(alpha, shape)
@@ -107,6 +119,7 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
         alpha,
         chroma,
         style_pixels,
+        regions,
         start,
         loaded,
         _to_device(loaded.params, network_dtype(settings.dtype)),
@@ -144,18 +157,22 @@ def targets_at(
         goal = jnp.asarray(_resized(job.goal, shape))
     sizes = _style_sizes(settings, job.styles, shape) if styles else []
     pixels = [jnp.asarray(_shrunk(job.style_pixels[i], sizes[i])) for i in styles]
+    regions = None
+    if pixels and job.regions is not None:
+        regions = jnp.stack([jnp.asarray(_resized(region, shape)) for region in job.regions])
     return compile_to_fit(
         _compiled_targets,
         job.params,
         goal,
         pixels,
+        masks=regions,
         content_layers=() if goal is None else tuple(settings.content_layers),
         style_layers=tuple(settings.style_layers) if pixels else (),
         style_weights=style_weights,
         form=settings.form,
         pooling=settings.pooling,
         padding=settings.padding,
-    )(job.params, goal, pixels)
+    )(job.params, goal, pixels, masks=regions)
 
 
 def optimizer_of(settings: Settings) -> optax.GradientTransformation:
@@ -185,6 +202,7 @@ def record(job: Job) -> dict[str, Any]:
             "content": None if job.content is None else name_of(job.content),
             "styles": [name_of(style) for style in job.styles],
             "init": name_of(settings.init),
+            "masks": [name_of(mask) for mask in as_list(settings.masks)],
             "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
             "average": average_of(settings),
             "content_layers": dict(settings.content_layers),
@@ -199,6 +217,15 @@ def record(job: Job) -> dict[str, Any]:
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
+    )
+
+
+def as_list(sources: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
+    """Give one picture, or several, or none, as a list."""
+    if sources is None:
+        return []
+    return cast(
+        list[ImageSource], list(sources) if isinstance(sources, list | tuple) else [sources]
     )
 
 
@@ -218,6 +245,18 @@ def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[i
         height, width = picture.pixels.shape[:2]
         return height, width
     return images.fit(picture.pixels.shape, settings.size)
+
+
+def _regions(
+    settings: Settings, picture: images.Picture | None, styles: int, shape: tuple[int, int]
+) -> Float32[np.ndarray, "r h w"] | None:
+    if settings.masks is None or styles == 0:
+        return None
+    if picture is None:
+        raise InputError("masks are regions of a content; a texture has none")
+    height, width = picture.pixels.shape[:2]
+    regions = masks.read(settings.masks, styles, (height, width), colors=settings.mask_colors)
+    return np.stack([images.resize(region, shape) for region in regions])
 
 
 def _scales(settings: Settings, shape: tuple[int, int]) -> list[Scale]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -49,6 +49,11 @@ class Settings:
         style_weights: how much each style image counts; None for equal parts.
         style_scales: how large each style image is taken, its longest side against the picture's;
             None for 1. Larger gives larger strokes. None is enlarged beyond its own size.
+        masks: the region of the photo that each style paints, as large as the photo: a gray picture
+            a style (white is in; of a transparent one, what is opaque); or one alone, for two
+            styles the second of which has what is left; or one with ``mask_colors``. Where no
+            region is, the photo stays as it is in all but small things.
+        mask_colors: the styles' colours in a single mask of flat colours, as ``red`` or ``#f00``.
         content_layers: the taps that compare content, with their weights.
         style_layers: the taps that compare style, with their weights. Shallow layers carry colour
             and grain, deep ones larger shapes.
@@ -84,6 +89,8 @@ class Settings:
     style_weight: float = 1.0
     style_weights: tuple[float, ...] | None = None
     style_scales: tuple[float, ...] | None = None
+    masks: ImageSource | Sequence[ImageSource] | None = None
+    mask_colors: tuple[str, ...] | None = None
     content_layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_2": 1.0})
     style_layers: Mapping[str, float] = field(
         default_factory=lambda: dict(zip(STYLE_LAYERS, (0.4, 0.25, 0.15, 0.1, 0.1), strict=True))
@@ -120,6 +127,10 @@ class Settings:
         for name in ("style_weights", "style_scales"):
             if getattr(self, name) is not None:
                 self._convert(name, _floats, "numbers")
+        if self.mask_colors is not None:
+            if self.masks is None:
+                raise InputError("mask_colors name the colours of a mask; give one")
+            self._convert("mask_colors", _strings, "names of colours")
         for scale in self.style_scales or ():
             if not 0 < scale <= LARGEST_STYLE_SCALE:
                 raise InputError(
@@ -196,6 +207,12 @@ def _one_or_several(value: int | Iterable[int]) -> int | tuple[int, ...]:
             raise ValueError
         return several
     return operator.index(value)
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError
+    return tuple(str(value) for value in values)
 
 
 def _weights_by_name(layers: Mapping[str, float]) -> dict[str, float]:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from nst_jax.errors import InputError
 from nst_jax.images import ImageSource
-from nst_jax.job import prepare
+from nst_jax.job import as_list, prepare
 from nst_jax.optimize import Progress
 from nst_jax.painting import paint, paint_each
 from nst_jax.result import Result
@@ -60,7 +60,7 @@ def stylize(
     result.save("cat-swirls.png")
     ```
     """
-    job = prepare(content, _as_list(style), changed(settings, changes))
+    job = prepare(content, as_list(style), changed(settings, changes))
     return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
 
 
@@ -105,7 +105,7 @@ def texture(
     settings = _from_noise(changed(settings, changes | {"content_weight": 0.0}))
     if settings.color != "style":
         raise InputError(f"color is {settings.color!r}; a texture has no content to take it from")
-    job = prepare(None, _as_list(style), settings)
+    job = prepare(None, as_list(style), settings)
     return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
 
 
@@ -147,9 +147,8 @@ def stylize_each(
     ```
     """
     settings = changed(settings, changes)
-    if settings.style_weights is not None:
-        raise InputError("style weights blend styles into one picture; here each has its own")
-    styles = _as_list(styles)
+    _no_blend(settings)
+    styles = as_list(styles)
     blends = np.eye(len(styles)).tolist()
     yield from paint_each(
         prepare(content, styles, settings), blends, _batch(batch), on_progress, every
@@ -184,9 +183,8 @@ def interpolate(
         InputError: as for `stylize_each`; or there are fewer than two styles or pictures.
     """
     settings = changed(settings, changes)
-    if settings.style_weights is not None:
-        raise InputError("style weights fix one blend of styles; here they go from style to style")
-    styles = _as_list(styles)
+    _no_blend(settings)
+    styles = as_list(styles)
     if len(styles) < 2 or pictures < 2:
         raise InputError(
             f"{len(styles)} styles and {pictures} pictures; give at least two styles to go between "
@@ -199,6 +197,13 @@ def interpolate(
     )
 
 
+def _no_blend(settings: Settings) -> None:
+    if settings.style_weights is not None:
+        raise InputError("style weights blend styles into one picture; here there are several")
+    if settings.masks is not None:
+        raise InputError("masks join styles in one picture; here there are several")
+
+
 def _batch(batch: int | None) -> int | None:
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; give a whole number from 1 up")
@@ -207,10 +212,6 @@ def _batch(batch: int | None) -> int | None:
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _as_list(style: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
-    return cast(list[ImageSource], list(style) if isinstance(style, list | tuple) else [style])
 
 
 def _from_noise(settings: Settings) -> Settings:

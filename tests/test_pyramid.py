@@ -254,7 +254,7 @@ def test_blends_pass_every_style(cat, roofs, petals):
     [
         (1, {}, "at least two styles"),
         (2, {"pictures": 1}, "two pictures"),
-        (2, {"style_weights": (1, 2)}, "style weights fix one blend"),
+        (2, {"style_weights": (1, 2)}, "style weights blend styles"),
         (2, {"batch": 0}, "batch is 0"),
     ],
 )

@@ -137,7 +137,7 @@ def test_a_batch_that_was_asked_for_is_not_changed(monkeypatch):
     ("changes", "message"),
     [
         ({"batch": 0}, "batch is 0"),
-        ({"style_weights": (1, 2, 3)}, "blend styles"),
+        ({"style_weights": (1, 2, 3)}, "blend styles into one"),
         ({"batch": 2, "optimizer": "lbfgs"}, "one picture at a time"),
         ({"sise": 3}, "no setting 'sise'"),
     ],
