@@ -101,7 +101,7 @@ def _named(state: State) -> dict[str, Array]:
 
 def _hashes(job: Job) -> list[str | None]:
     """Tell apart the pictures that a job computes with."""
-    arrays = (job.goal, job.start, job.alpha, job.chroma, job.regions, *job.style_pixels)
+    arrays = (job.goal, job.start, job.alpha, job.photo, job.regions, *job.style_pixels)
     return [
         None if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays
     ]

@@ -65,8 +65,8 @@ class Job(NamedTuple):
     goal: Float32[np.ndarray, "h w 3"] | None
     """The content at the output's size, where it counts."""
     alpha: Float32[np.ndarray, "h w"] | None
-    chroma: Float32[np.ndarray, "h w 3"] | None
-    """The content in colour, where what is computed is gray."""
+    photo: Float32[np.ndarray, "h w 3"] | None
+    """The content in its own colours, which `goal` may not have."""
     style_pixels: list[Float32[np.ndarray, "_ _ 3"]]
     """As large as they are used at the output's size."""
     regions: Float32[np.ndarray, "r h w"] | None
@@ -101,7 +101,7 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
     goal = None if picture is None else images.resize(picture.pixels, shape)
     alpha = None if picture is None else picture.alpha
     alpha = None if alpha is None else images.resize(alpha, shape)
-    chroma = goal if settings.color == "luminance" else None
+    photo = goal
     if goal is not None:
         goal, style_pixels = colors.recolored(settings.color, goal, alpha, style_pixels)
     start = _start(settings, goal, scales[0].shape)
@@ -117,7 +117,7 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
         scales,
         goal if with_content else None,
         alpha,
-        chroma,
+        photo,
         style_pixels,
         regions,
         start,

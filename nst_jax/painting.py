@@ -196,7 +196,7 @@ def _climb(
             for own, picture, history in zip(named, pictures, histories, strict=False)
         ]
         error.result = results if batched else results[0]
-        error.image = _in_color(job, error.image)
+        error.image = _finished(job, error.image)
         raise
     return [
         _result(job, own, picture, history, done)
@@ -212,8 +212,8 @@ def _teller(
 
     def told(now: Progress, where: Where) -> bool:
         nonlocal kept
-        if on_progress is not None and job.chroma is not None:
-            now = now._replace(image=jnp.asarray(_in_color(job, now.image)))
+        if on_progress is not None:
+            now = now._replace(image=jnp.asarray(_finished(job, now.image)))
         stop = on_progress is not None and bool(on_progress(now))
         if kept_at is not None and (stop or time.monotonic() - kept > CHECKPOINT_SECONDS):
             try:
@@ -226,13 +226,18 @@ def _teller(
     return told
 
 
-def _in_color(job: Job, image: Array) -> np.ndarray:
-    """The picture, or pictures, with the content's chroma where they were computed in gray."""
+def _finished(job: Job, image: Array) -> np.ndarray:
+    """The picture, or pictures, with the photo's chroma where they were computed in gray, and with
+    the photo itself where no region is."""
     pixels = np.asarray(image)
-    if job.chroma is None:
-        return pixels
-    chroma = images.resize(job.chroma, pixels.shape[-3:-1])
-    return colors.with_luminance(chroma, colors.luminance(pixels))
+    shape = pixels.shape[-3:-1]
+    if job.photo is not None and job.settings.color == "luminance":
+        chroma = images.resize(job.photo, shape)
+        pixels = colors.with_luminance(chroma, colors.luminance(pixels))
+    if job.photo is not None and job.regions is not None:
+        covered = images.resize(np.clip(job.regions.sum(0), 0, 1), shape)[..., None]
+        pixels = covered * pixels + (1 - covered) * images.resize(job.photo, shape)
+    return pixels
 
 
 def _result(
@@ -250,4 +255,4 @@ def _result(
             "steps_seconds": round(done.seconds, 3),
         }
     alpha = None if job.alpha is None else images.resize(job.alpha, (height, width))
-    return Result(_in_color(job, image), alpha, history, made)
+    return Result(_finished(job, image), alpha, history, made)

@@ -52,7 +52,7 @@ class Settings:
         masks: the region of the photo that each style paints, as large as the photo: a gray picture
             a style (white is in; of a transparent one, what is opaque); or one alone, for two
             styles the second of which has what is left; or one with ``mask_colors``. Where no
-            region is, the photo stays as it is in all but small things.
+            region is, the photo stays.
         mask_colors: the styles' colours in a single mask of flat colours, as ``red`` or ``#f00``.
         content_layers: the taps that compare content, with their weights.
         style_layers: the taps that compare style, with their weights. Shallow layers carry colour

@@ -111,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_picture(tmp_path, pictures
     ("changes", "message"),
     [
         ({"size": 64}, "its scales was .* give the same"),
-        ({"content_weight": 0.5}, "its content_weight was 0.01 and is 0.5"),
+        ({"content_weight": 0.5}, "its content_weight was 0.05 and is 0.5"),
         ({"steps": (5, 10)}, "its steps"),
         ({"optimizer": "adam"}, "belongs to another job"),
         ({"init": "noise"}, "its init was 'content'"),
