@@ -2,21 +2,26 @@
 # The pictures of README.md; run in the project folder with nst-jax on the path.
 set -euo pipefail
 
-for photo in cat astronaut coffee; do
-  for style in swirls mosaic ink; do
-    nst-jax stylize examples/$photo.jpg examples/$style.jpg -o docs/gallery/$photo-$style.jpg \
-      --size 320 --steps 120 --model vgg16 --quiet
-  done
+make="--model vgg16 --quiet"
+rm -f docs/gallery/{cat,astronaut,coffee}-{swirls,mosaic,ink}.jpg
+nst-jax batch examples/{cat,astronaut,coffee}.jpg --styles examples/swirls.jpg --styles examples/mosaic.jpg --styles examples/ink.jpg \
+  --suffix .jpg --size 320 -o docs/gallery $make
+nst-jax stylize examples/astronaut.jpg examples/swirls.jpg examples/ink.jpg \
+  --mask examples/astronaut-mask.png --size 320 -o docs/gallery/masked.jpg $make
+nst-jax interpolate examples/cat.jpg examples/ink.jpg examples/mosaic.jpg \
+  --pictures 5 --size 192 -o docs/gallery/strip.jpg $make
+for scale in 0.5 1 2; do
+  nst-jax stylize examples/coffee.jpg examples/mosaic.jpg -o docs/gallery/scale-$scale.jpg \
+    --style-scales $scale --size 224 $make
 done
 for style in swirls mosaic ink; do
-  nst-jax texture examples/$style.jpg -o docs/gallery/texture-$style.jpg \
-    --size 224 --steps 120 --model vgg16 --quiet
+  nst-jax texture examples/$style.jpg -o docs/gallery/texture-$style.jpg --size 224 $make
 done
 for layer in relu1_1 relu2_1 relu3_1 relu4_1 relu5_1; do
   nst-jax reconstruct examples/astronaut.jpg -o docs/gallery/reconstruct-$layer.jpg \
-    --content-layers $layer --size 224 --steps 120 --model vgg16 --quiet
+    --content-layers $layer --size 224 --steps 120 $make
 done
 for color in style luminance match histogram; do
   nst-jax stylize examples/coffee.jpg examples/swirls.jpg -o docs/gallery/color-$color.jpg \
-    --color $color --size 224 --steps 100 --model vgg16 --quiet
+    --color $color --size 224 $make
 done
