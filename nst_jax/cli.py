@@ -1,4 +1,4 @@
-"""The command line: ``nst-jax stylize | texture | reconstruct | batch | interpolate | weights``.
+"""The command line: ``nst-jax stylize``, ``texture``, ``batch`` and the other commands.
 
 JAX is imported by the commands that compute, not by ``--help``.
 """
@@ -131,14 +131,26 @@ def start(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[
     """Split a command's options into the job's and the settings', and run the job."""
     from nst_jax.cli_job import run
 
-    names = ("out", "trace", "save_every", "quiet", "resume")
+    names = ("out", "trace", "save_every", "plot", "sheet", "quiet", "resume")
     files = {name: options.pop(name) for name in names}
     preset = PRESETS[options.pop("preset")]
     more = [Path(options[name]) for name in ("init", "weights") if options[name]]
     more += options.get("masks") or ()
-    done = run(partial(job, settings=preset, **given(options)), (*inputs, *more), **files)
+    done = run(partial(job, settings=preset, **given(options)), inputs, tuple(more), **files)
     if not done:
         click.get_current_context().exit(INTERRUPTED)
+
+
+@main.command()
+@click.argument("trace", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, help="PNG, SVG, PDF or JPEG.")
+def plot(trace: Path, out: Path) -> None:
+    """Draw the losses that a job wrote to TRACE; also while it runs."""
+    from nst_jax import plots
+
+    if out.exists() and trace.exists() and out.samefile(trace):
+        raise InputError(f"output {str(out)!r} is also the trace; choose another name")
+    plots.plot_losses(plots.read_trace(trace), out)
 
 
 if __name__ == "__main__":

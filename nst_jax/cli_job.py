@@ -16,10 +16,11 @@ import click
 import jax
 from tqdm import tqdm
 
-from nst_jax import images
+from nst_jax import images, plots
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.optimize import Progress
-from nst_jax.stylization import Result
+from nst_jax.result import Result
+from nst_jax.sheets import contact_sheet
 from nst_jax.weights import cache_folder
 
 __all__ = ["run"]
@@ -30,15 +31,20 @@ log = logging.getLogger("nst_jax")
 def run(
     job: Callable[..., Result],
     inputs: tuple[Path, ...],
+    more: tuple[Path, ...],
     *,
     out: Path,
     trace: Path | None,
     save_every: int | None,
+    plot: Path | None,
+    sheet: Path | None,
     quiet: bool,
     resume: bool,
 ) -> bool:
     """Do ``job(on_progress=…, every=…, checkpoint=…, resume=…)`` and save its picture; False if
     Ctrl-C cut it short.
+
+    ``inputs`` are the pictures that a sheet shows, ``more`` other files that are read.
 
     Files are opened when there is something to write, so that a job that cannot start leaves
     everything as it was. A preview or a trace that cannot be written is no reason to lose the
@@ -48,7 +54,8 @@ def run(
         InputError: bad input, or files in each other's way.
         DivergedError: after the last good picture has been saved.
     """
-    check_files(out, trace, inputs, previews=save_every is not None)
+    check_files(out, trace, (*inputs, *more), previews=save_every is not None)
+    check_extras(plot, sheet, (*inputs, *more, out, *([trace] if trace else [])))
     keep_compiled_programs()
     with ExitStack() as open_files, stop_on_interrupt() as interrupted:
         show = Bar(open_files, quiet)
@@ -70,9 +77,11 @@ def run(
             )
         except DivergedError as error:
             error.result.save(out)
+            save_extras(plot, sheet, inputs, out, error.result)
             click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
             raise
     result.save(out)
+    save_extras(plot, sheet, inputs, out, result)
     return tell(out, result.settings)
 
 
@@ -107,6 +116,41 @@ def check_files(out: Path, trace: Path | None, inputs: tuple[Path, ...], *, prev
         raise InputError(f"trace {str(trace)!r}: not a file in a folder that can be written")
     if os.access(trace, os.F_OK) and not os.access(trace, os.W_OK):
         raise InputError(f"trace {str(trace)!r} is read-only; choose another name")
+
+
+def check_extras(plot: Path | None, sheet: Path | None, others: tuple[Path, ...]) -> None:
+    """Refuse a plot or a sheet that cannot be written or would overwrite a file of the job."""
+    for name, path, check in (
+        ("plot", plot, plots.check_output),
+        ("sheet", sheet, images.check_output),
+    ):
+        if path is None:
+            continue
+        check(path)
+        if any(same_file(path, other) or path.absolute() == other.absolute() for other in others):
+            raise InputError(f"{name} {str(path)!r} is another file of this job; rename it")
+        others = (*others, path)
+
+
+def save_extras(
+    plot: Path | None, sheet: Path | None, inputs: tuple[Path, ...], out: Path, result: Result
+) -> None:
+    """Draw the losses, and the inputs beside the picture; the picture is saved already."""
+    try:
+        if plot is not None and result.history:
+            plots.plot_losses(result.history, plot)
+        if sheet is not None:
+            height = len(result.image)
+            shown = [images.read(source).pixels for source in inputs]
+            shown = [
+                images.resize(pixels, (height, max(1, round(w * height / h))))
+                for pixels in shown
+                for h, w in [pixels.shape[:2]]
+            ]
+            names = [source.name for source in (*inputs, out)]
+            images.write(sheet, contact_sheet([*shown, result.image], names))
+    except InputError as error:
+        log.warning("%s", error)
 
 
 def same_file(a: Path, b: Path) -> bool:

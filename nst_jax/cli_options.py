@@ -271,6 +271,8 @@ JOB_OPTIONS: Final = (
         help="Go on from where the same command was stopped; it keeps OUT.checkpoint.",
     ),
     click.option("--trace", type=FILE, help="Write every step's losses there, as JSON lines."),
+    click.option("--plot", type=FILE, help="Draw the losses there, as PNG, SVG, PDF or JPEG."),
+    click.option("--sheet", type=FILE, help="Show inputs and picture side by side there."),
     *QUIET_OPTIONS,
 )
 
