@@ -6,7 +6,15 @@ rectification, ``relu3_2`` the same after it. A pooling stands between two block
 
 from typing import Final, Literal
 
-__all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "Padding", "Pooling", "conv_names", "conv_shape"]
+__all__ = [
+    "BLOCK_WIDTHS",
+    "CONVS_PER_BLOCK",
+    "Padding",
+    "Pooling",
+    "conv_names",
+    "conv_shape",
+    "poolings",
+]
 
 Pooling = Literal["max", "average", "l2"]
 """How blocks are joined: VGG was trained with max pooling; the paper prefers average."""
@@ -45,3 +53,12 @@ def conv_shape(name: str) -> tuple[int, int, int, int]:
     if index > 1:
         return (3, 3, filters, filters)
     return (3, 3, 3 if block == 1 else BLOCK_WIDTHS[block - 2], filters)
+
+
+def poolings(layer: str) -> int:
+    """How many poolings stand before a layer: its block's number less one.
+
+    >>> poolings("conv1_2"), poolings("relu5_1")
+    (0, 4)
+    """
+    return int(layer.removeprefix("conv").removeprefix("relu").split("_")[0]) - 1

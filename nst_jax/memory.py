@@ -1,21 +1,33 @@
-"""Refusing a program that would not fit the memory, before it runs."""
+"""How much memory a program needs, and refusing one that would not fit before it runs."""
 
-import os
-from typing import Any
+import re
+from typing import Any, Final
 
 import jax
+import psutil
 
-from nst_jax.errors import TooLargeError
+from nst_jax.errors import InputError, TooLargeError
 
-__all__ = ["compile_to_fit"]
+__all__ = ["compile_to_fit", "free_bytes", "parse_bytes", "planned_bytes"]
+
+UNITS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
-def compile_to_fit(jitted: Any, *args: Any, **kwargs: Any) -> jax.stages.Compiled:
+def compile_to_fit(
+    jitted: Any, *args: Any, budget: int | None = None, **kwargs: Any
+) -> jax.stages.Compiled:
     """Compile ``jitted`` for these arguments; the result takes the ones that are not static.
 
+    Args:
+        jitted: what ``jax.jit`` returned.
+        *args: its arguments, arrays on the device.
+        budget: the bytes that the program may take with its arguments (`planned_bytes`). By default
+            what is free on the device now, besides the arguments, which lie there already.
+        **kwargs: its arguments by name.
+
     Raises:
-        TooLargeError: XLA plans more memory for the program than the device has in all. Without
-            this check the operating system would kill the process with everything in it.
+        TooLargeError: XLA plans more memory for the program than that. Without this check the
+            operating system would kill the process with everything in it.
     """
     lowered = jitted.lower(*args, **kwargs)
     try:
@@ -26,25 +38,58 @@ def compile_to_fit(jitted: Any, *args: Any, **kwargs: Any) -> jax.stages.Compile
         raise TooLargeError(
             "this needs more memory than the device has; choose a smaller size"
         ) from error
+    needed = planned_bytes(compiled)
+    if budget is None and (free := free_bytes()) is not None and needed is not None:
+        budget = free + compiled.memory_analysis().argument_size_in_bytes
+    if budget is not None and needed is not None and needed > budget:
+        raise TooLargeError(
+            f"this needs about {needed / 2**30:.1f} GiB of memory and may take "
+            f"{budget / 2**30:.1f} GiB; choose a smaller size"
+        )
+    return compiled
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """What a program takes while it runs, arguments and results included; None if XLA is silent."""
     plan = compiled.memory_analysis()
-    capacity = _capacity(jax.devices()[0])
-    if plan is None or capacity is None:  # not every backend tells
-        return compiled
-    needed = (
+    if plan is None:
+        return None
+    return (
         plan.temp_size_in_bytes
         + plan.argument_size_in_bytes
         + plan.output_size_in_bytes
         - plan.alias_size_in_bytes
     )
-    if needed > capacity:
-        raise TooLargeError(
-            f"this needs about {needed / 2**30:.1f} GiB of memory and the device has "
-            f"{capacity / 2**30:.1f} GiB; choose a smaller size"
-        )
-    return compiled
 
 
-def _capacity(device: Any) -> int | None:
+def free_bytes() -> int | None:
+    """What is free on the device now: of a CPU's memory, what the system can give without swapping;
+    None if the device does not tell."""
+    device = jax.devices()[0]
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return (device.memory_stats() or {}).get("bytes_limit")
+        return psutil.virtual_memory().available
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def parse_bytes(text: str) -> int:
+    """Turn a size like ``8GB``, ``750 MB``, ``6GiB`` or ``0.5g`` into bytes.
+
+    Without an ``i`` the units are powers of 1000, with it powers of 1024.
+
+    >>> parse_bytes("750MB"), parse_bytes("0.5g"), parse_bytes("6GiB") == 6 * 2**30
+    (750000000, 500000000, True)
+
+    Raises:
+        InputError: it is no such size, or is zero.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
+    size = 0
+    if match:
+        number, unit, binary = match.groups()
+        size = round(float(number) * (1024 if binary else 1000) ** UNITS[unit.lower()])
+    if size == 0:
+        raise InputError(f"{text!r} is no size of memory; give one like 8GB, 750MB or 6GiB")
+    return size

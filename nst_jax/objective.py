@@ -7,7 +7,7 @@ need no new compilation.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, cast, get_args
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import losses
-from nst_jax.architectures import Padding, Pooling
+from nst_jax.architectures import Padding, Pooling, poolings
 from nst_jax.errors import InputError
 from nst_jax.settings import Form
 from nst_jax.vgg import VGG, Params
@@ -26,6 +26,7 @@ __all__ = [
     "LossWeights",
     "Measures",
     "Targets",
+    "check",
     "loss",
     "make_targets",
     "measure",
@@ -81,6 +82,19 @@ class Targets:
     padding: Padding = field(default="replicate", metadata={"static": True})
 
 
+Reading = Callable[[VGG, Float[Array, "h w 3"], Sequence[str]], dict[str, Array]]
+"""Something of a picture by tap, read with a network."""
+
+
+def _mean_grams(
+    network: VGG, image: Float[Array, "h w 3"], taps: Sequence[str]
+) -> dict[str, Float32[Array, "_ _"]]:
+    return {
+        tap: losses.gram(features) / math.prod(features.shape[:2])
+        for tap, features in network(image, taps).items()
+    }
+
+
 def make_targets(
     params: Params,
     content: Float[Array, "h w 3"] | None = None,
@@ -93,6 +107,8 @@ def make_targets(
     form: Form = "relative",
     pooling: Pooling = "max",
     padding: Padding = "replicate",
+    features: Reading = VGG.__call__,
+    mean_grams: Reading = _mean_grams,
 ) -> Targets:
     """Run the network over the content and the styles and keep what the loss compares with.
 
@@ -109,6 +125,8 @@ def make_targets(
             Style Transfer", section 4). The styles are not blended then: each has its own Gram
             matrices in its own region, which counts by the part of the picture that it covers times
             its style's weight. Where no region is, the content alone counts.
+        features: how to read the content's features, (h_l, w_l, n_l) by tap.
+        mean_grams: how to read a style's Gram matrices a position, (n_l, n_l) by tap.
 
     Raises:
         InputError: an unknown tap or option, layers without an image or an image without layers,
@@ -129,11 +147,8 @@ def make_targets(
             f"{content.shape[1]}x{content.shape[0]}; resize them to its size"
         )
     network = VGG(params, pooling=pooling, padding=padding)
-    content_features = {} if content is None else network(content, content_layers)
-    per_style = [
-        {tap: _mean_gram(features) for tap, features in network(style, style_layers).items()}
-        for style in styles
-    ]
+    content_features = {} if content is None else features(network, content, content_layers)
+    per_style = [mean_grams(network, style, style_layers) for style in styles]
     if masks is None:
         grams = {
             tap: sum(
@@ -157,7 +172,7 @@ def make_targets(
 def propagate(masks: Float[Array, "r h w"], tap: str) -> Float32[Array, "r h_l w_l"]:
     """Bring regions to a layer's resolution: the mean over the pixels that its pooling joins."""
     masks = masks.astype(jnp.float32)
-    for _ in range(_poolings(tap)):
+    for _ in range(poolings(tap)):
         r, h, w = masks.shape
         windows = masks[:, : h // 2 * 2, : w // 2 * 2].reshape(r, h // 2, 2, w // 2, 2)
         masks = windows.mean((2, 4))
@@ -166,7 +181,7 @@ def propagate(masks: Float[Array, "r h w"], tap: str) -> Float32[Array, "r h_l w
 
 def positions(tap: str, height: int, width: int) -> int:
     """M_l, how many positions a layer has for a picture of this size."""
-    return (height >> _poolings(tap)) * (width >> _poolings(tap))
+    return (height >> poolings(tap)) * (width >> poolings(tap))
 
 
 class Measures(NamedTuple):
@@ -201,27 +216,30 @@ def loss(
         InputError: the weights name other layers than the targets hold, or the content had
             another size than the image.
     """
-    _check_layers("content", weights.content_layers, targets.content)
-    _check_layers("style", weights.style_layers, targets.style)
+    check(image, targets, weights)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
     features = network(image, tuple({**targets.content, **targets.style}))
     return total(measure(features, targets), image, targets, weights)
 
 
-def measure(features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets) -> Measures:
-    """Compare features with the content's and take their Gram matrices.
-
-    Raises:
-        InputError: the content, or the masks, had another size than the image.
-    """
+def check(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
+    """Raise `InputError` unless targets and weights are of the same layers, and the content and the
+    masks were of the image's size."""
+    _check_layers("content", weights.content_layers, targets.content)
+    _check_layers("style", weights.style_layers, targets.style)
     for kind, wanted in (("content", targets.content), ("masks", targets.guides)):
         for tap, goal in wanted.items():
+            own = tuple(side >> poolings(tap) for side in image.shape[:2])
             shape = goal.shape[:2] if kind == "content" else goal.shape[1:]
-            if features[tap].shape[:2] != shape:
+            if own != shape:
                 raise InputError(
-                    f"the image gives features of {features[tap].shape[:2]} positions at {tap} and "
-                    f"the {kind} {shape}; make the targets from {kind} of the image's size"
+                    f"the image gives features of {own} positions at {tap} and the {kind} {shape}; "
+                    f"make the targets from {kind} of the image's size"
                 )
+
+
+def measure(features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets) -> Measures:
+    """Compare features with the content's and take their Gram matrices."""
     content = {tap: losses.content_loss(features[tap], P) for tap, P in targets.content.items()}
     grams = {}
     for tap in targets.style:
@@ -284,15 +302,6 @@ def _counts(masks: Float[Array, "r h w"], shares: Sequence[float]) -> Float32[Ar
     A pixel then feels its style as strongly as without masks, however small its region is."""
     covered = masks.astype(jnp.float32).mean((1, 2))
     return covered * jnp.asarray(shares, jnp.float32) * len(shares)
-
-
-def _poolings(tap: str) -> int:
-    """How many poolings stand before a layer: its block's number less one."""
-    return int(tap.removeprefix("conv").removeprefix("relu").split("_")[0]) - 1
-
-
-def _mean_gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
-    return losses.gram(features) / math.prod(features.shape[:2])
 
 
 def _shares(styles: int, weights: Sequence[float] | None) -> list[float]:

@@ -12,19 +12,19 @@ trainable parameters will touch them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from nst_jax.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names
+from nst_jax.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names, poolings
 from nst_jax.convolution import convolve
 from nst_jax.errors import InputError
 
-__all__ = ["VGG", "Params", "check_taps", "model_of", "tap_names"]
+__all__ = ["VGG", "Params", "Window", "check_taps", "model_of", "reach", "tap_names"]
 
 Params = Mapping[str, Mapping[str, Any]]
 """``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``: see `nst_jax.weights`."""
@@ -34,6 +34,34 @@ POOLING_GAIN: Final = {"max": 1.0, "average": 1.6, "l2": 0.70}
 trained on. Fitted end to end with the bundled VGG16 on five photos that scikit-image and
 scikit-learn ship: the geometric mean of the RMS at relu2_1 … relu5_1 is then within a few per cent
 of max pooling's (``benchmarks/choices.py``)."""
+
+
+class Window(NamedTuple):
+    """Where in a picture a patch of it lies; it may stick out on every side.
+
+    Attributes:
+        top: the row of the picture at which the patch begins, a multiple of 2^b for b poolings.
+        left: the column likewise.
+        height: the picture's.
+        width: the picture's.
+    """
+
+    top: Int[Array, ""] | int
+    left: Int[Array, ""] | int
+    height: int
+    width: int
+
+    def pooled(self) -> "Window":
+        """The same place after a pooling, which drops an odd last row or column."""
+        return Window(self.top // 2, self.left // 2, self.height // 2, self.width // 2)
+
+    def clear(self, x: Float[Array, "h w n"]) -> Float[Array, "h w n"]:
+        """Put zeros wherever ``x``, which fills the patch, is outside of the picture."""
+        rows, columns = self.top + jnp.arange(x.shape[0]), self.left + jnp.arange(x.shape[1])
+        inside = ((rows >= 0) & (rows < self.height))[:, None] & (
+            (columns >= 0) & (columns < self.width)
+        )
+        return jnp.where(inside[..., None], x, 0)
 
 
 class Frozen(nnx.Variable[Any]):
@@ -84,6 +112,7 @@ class VGG(nnx.Module):
             raise InputError(f"padding is {padding!r}; choose replicate or same")
         self.model = model_of(params)
         self.pooling: Pooling = pooling
+        self.padding: Padding = padding
         self.mean = Frozen(jnp.asarray(params["input"]["mean"]))
         self.std = Frozen(jnp.asarray(params["input"]["std"]))
         self.convs = nnx.Dict(
@@ -94,13 +123,16 @@ class VGG(nnx.Module):
         )
 
     def __call__(
-        self, image: Float[Array, "h w 3"], taps: Sequence[str]
+        self, image: Float[Array, "h w 3"], taps: Sequence[str], window: Window | None = None
     ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
         """Return the features of ``image`` at ``taps``, computed no deeper than the deepest.
 
         Args:
             image: RGB in [0, 1].
             taps: names such as ``conv4_2`` (before the rectification) or ``relu4_2`` (after it).
+            window: given, ``image`` is a patch of a picture and the features are the picture's
+                there, zero outside of it; except within `reach` of the patch's own sides, where
+                they lack their neighbours. One pixel around the picture must repeat its edge.
 
         Returns:
             The features by tap, (h / 2^b, w / 2^b, filters) in block b + 1, in the kernels' dtype.
@@ -110,16 +142,26 @@ class VGG(nnx.Module):
         """
         check_taps(self.model, taps)
         wanted, features = set(taps), {}
+        height, width = image.shape[:2] if window is None else window[2:]
+        smallest = min(height, width)
         x = (image - self.mean[...]) / self.std[...]
+        if window is not None and self.padding == "same":
+            x = window.clear(x)
         for name, conv in self.convs.items():
             if name.endswith("_1") and name != "conv1_1":
-                if min(x.shape[:2]) < 2:
+                smallest //= 2
+                if smallest < 1:
                     raise InputError(
-                        f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for "
-                        f"{name}; use a larger one or shallower layers"
+                        f"an image of {width}x{height} pixels is too small for {name}; use a "
+                        f"larger one or shallower layers"
                     )
                 x = pool(x, self.pooling)
+                if window is not None:
+                    window = window.pooled()
+                    x = window.clear(x)
             x = conv(x)
+            if window is not None:
+                x = window.clear(x)
             relu_name = name.replace("conv", "relu")
             if name in wanted:
                 features[name] = x
@@ -211,6 +253,20 @@ def _spread_by_strides(
         for j in (0, 1)
     ]
     return parts[0] + parts[1] + parts[2] + parts[3]
+
+
+def reach(model: str, taps: Sequence[str]) -> int:
+    """How many pixels beyond its own a position of the deepest of ``taps`` sees on either side.
+
+    >>> reach("vgg16", ["relu1_1"]), reach("vgg19", ["relu4_2", "conv2_1"])
+    (1, 38)
+    """
+    pixels, far = 0, 0
+    for name in conv_names(model):
+        pixels += 2 ** poolings(name)
+        if name in taps or name.replace("conv", "relu") in taps:
+            far = pixels
+    return far
 
 
 def model_of(params: Params) -> str:
