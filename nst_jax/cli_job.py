@@ -57,6 +57,7 @@ def run(
     check_files(out, trace, (*inputs, *more), previews=save_every is not None)
     check_extras(plot, sheet, (*inputs, *more, out, *([trace] if trace else [])))
     keep_compiled_programs()
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     with ExitStack() as open_files, stop_on_interrupt() as interrupted:
         show = Bar(open_files, quiet)
         record = Trace(open_files, trace, resume=resume)

@@ -251,6 +251,12 @@ COMMON_OPTIONS: Final = (
         click.Choice(["auto", "float32", "bfloat16"]),
         "The network's precision; auto is bfloat16 where that is fast (GPUs, TPUs, CPUs with AMX).",
     ),
+    setting(
+        "--memory",
+        str,
+        "How much the computation may take, as 8GB; above it works tile by tile.",
+        default="what is free",
+    ),
 )
 QUIET_OPTIONS: Final = (click.option("-q", "--quiet", is_flag=True, help="No progress bar."),)
 BATCH_OPTIONS: Final = (

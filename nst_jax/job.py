@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -15,11 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from nst_jax import colors, images, masks
+from nst_jax import colors, images, masks, tiling
 from nst_jax import weights as weight_files
 from nst_jax.errors import InputError
 from nst_jax.images import ImageSource
-from nst_jax.memory import compile_to_fit
+from nst_jax.memory import compile_to_fit, parse_bytes
 from nst_jax.objective import LossWeights, Targets, make_targets
 from nst_jax.optimize import has_line_search
 from nst_jax.precision import network_dtype
@@ -35,23 +35,16 @@ __all__ = [
     "prepare",
     "record",
     "targets_at",
+    "targets_like",
 ]
 
 DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
 DEFAULT_AVERAGE: Final = 0.9
 
-_compiled_targets = jax.jit(
-    make_targets,
-    static_argnames=(
-        "content_layers",
-        "style_layers",
-        "style_weights",
-        "form",
-        "pooling",
-        "padding",
-    ),
-)
+_OPTIONS = ("content_layers", "style_layers", "style_weights", "form", "pooling", "padding")
+_plain_targets = jax.jit(make_targets, static_argnames=_OPTIONS)
+_tiled_targets = jax.jit(tiling.make_targets, static_argnames=(*_OPTIONS, "tile"))
 
 
 class Job(NamedTuple):
@@ -76,6 +69,8 @@ class Job(NamedTuple):
     weights: weight_files.Weights
     params: dict[str, dict[str, Array]]
     loss_weights: LossWeights
+    memory: int | None
+    """How many bytes it may take; None for what is free."""
     begun: float
 
 
@@ -130,6 +125,7 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
             settings.content_layers if with_content else {},
             settings.style_layers if with_style else {},
         ),
+        None if settings.memory is None else parse_bytes(settings.memory),
         begun,
     )
 
@@ -141,6 +137,7 @@ def targets_at(
     style_weights: tuple[float, ...] | None = None,
     *,
     with_content: bool,
+    tile: int | None = None,
 ) -> Targets:
     """Make the targets of one scale: of the content, if asked for, and of a blend of styles.
 
@@ -150,7 +147,30 @@ def targets_at(
         styles: which of its styles.
         style_weights: what each counts in the blend; None for equal parts.
         with_content: whether the content is wanted.
+        tile: the longest side of a tile (`nst_jax.tiling`); None for the whole at once.
+
+    Raises:
+        TooLargeError: it needs more memory than is free.
     """
+    arrays, options = _pictures_at(job, scale, styles, with_content)
+    options |= {"style_weights": style_weights}
+    if tile is None:
+        compiled = compile_to_fit(_plain_targets, *arrays, **options)
+    else:
+        compiled = compile_to_fit(_tiled_targets, *arrays, **options, tile=tile)
+    return compiled(*arrays, masks=options["masks"])
+
+
+def targets_like(job: Job, scale: int) -> Targets:
+    """Give the shapes of the targets of one scale, content and styles, without computing them."""
+    arrays, options = _pictures_at(job, scale, range(len(job.style_pixels)), True)
+    return jax.eval_shape(partial(make_targets, **options), *arrays)
+
+
+def _pictures_at(
+    job: Job, scale: int, styles: Sequence[int], with_content: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `make_targets` is called with: arrays, and options."""
     settings, shape = job.settings, job.scales[scale].shape
     goal = None
     if with_content and job.goal is not None:
@@ -160,19 +180,14 @@ def targets_at(
     regions = None
     if pixels and job.regions is not None:
         regions = jnp.stack([jnp.asarray(_resized(region, shape)) for region in job.regions])
-    return compile_to_fit(
-        _compiled_targets,
-        job.params,
-        goal,
-        pixels,
-        masks=regions,
-        content_layers=() if goal is None else tuple(settings.content_layers),
-        style_layers=tuple(settings.style_layers) if pixels else (),
-        style_weights=style_weights,
-        form=settings.form,
-        pooling=settings.pooling,
-        padding=settings.padding,
-    )(job.params, goal, pixels, masks=regions)
+    return (job.params, goal, pixels), {
+        "masks": regions,
+        "content_layers": () if goal is None else tuple(settings.content_layers),
+        "style_layers": tuple(settings.style_layers) if pixels else (),
+        "form": settings.form,
+        "pooling": settings.pooling,
+        "padding": settings.padding,
+    }
 
 
 def optimizer_of(settings: Settings) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.memory import compile_to_fit
+from nst_jax.memory import compile_to_fit, planned_bytes
 
 __all__ = [
     "History",
@@ -30,6 +30,7 @@ __all__ = [
     "has_line_search",
     "minimise",
     "minimise_each",
+    "planned",
     "shown",
 ]
 
@@ -234,6 +235,29 @@ def _descend(
     seconds = time.perf_counter() - begun
     final = shown(state, average)
     return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
+
+
+def planned(
+    loss: LossFn,
+    start: jax.ShapeDtypeStruct,
+    args: tuple[Any, ...],
+    *,
+    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
+    average: float = 0.0,
+) -> int | None:
+    """Tell how many bytes `minimise` will take; None if the compiler does not say.
+
+    Args:
+        loss: and the rest: as for `minimise`, which will find the program compiled already.
+        start: shape and dtype of the start image.
+        args: arrays, or shapes and dtypes of such.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    begin = partial(_begin, optimizer=optimizer, average=average, batched=False)
+    state = jax.eval_shape(begin, start)
+    line_search = _keeps_trials(state.opt_state)
+    lowered = _chunk.lower(loss, optimizer, line_search, *state[:3], (), args, average, 0, True)
+    return planned_bytes(lowered.compile())
 
 
 def has_line_search(optimizer: optax.GradientTransformation) -> bool:

@@ -20,6 +20,7 @@ from nst_jax.job import Job, average_of, name_of, optimizer_of, record, targets_
 from nst_jax.objective import Targets, loss
 from nst_jax.optimize import History, Outcome, Progress, has_line_search, minimise, minimise_each
 from nst_jax.params import Params
+from nst_jax.plan import Plan, choose, loss_of
 from nst_jax.pyramid import Climb, Where, climb
 from nst_jax.result import Result
 
@@ -54,21 +55,39 @@ def paint(
         InputError, DivergedError: as of `nst_jax.stylize`.
     """
 
+    begun = time.perf_counter()
+    plan = choose(job, len(job.scales) - 1)
+    planning = time.perf_counter() - begun
+    _tell(job, plan)
+
     def descend(scale: int, start: Any, **options: Any) -> list[Outcome]:
+        tile = None if plan.tile is None else choose(job, scale).tile
         styles = range(len(job.style_pixels))
         shares = job.settings.style_weights if styles else None
-        targets = targets_at(job, scale, styles, shares, with_content=True)
+        targets = targets_at(job, scale, styles, shares, with_content=True, tile=tile)
         args = (job.params, targets, job.loss_weights)
-        return [minimise(loss, start, args, every=every, **options)]
+        return [minimise(loss_of(tile), start, args, every=every, **options)]
 
     start = checkpoint.load(kept_at, job) if kept_at is not None and resume else job.start
     told = _teller(job, on_progress, kept_at)
     programs = 2 * len(job.scales)  # one makes the targets, one descends
-    (result,) = _climb(job, descend, start, told, [{"programs": programs}])
+    own = {"programs": programs, "tile": plan.tile, "planned_bytes": plan.needed}
+    (result,) = _climb(job, descend, start, told, [own])
+    if "compile_seconds" in result.settings:
+        result.settings["compile_seconds"] = round(result.settings["compile_seconds"] + planning, 3)
     if kept_at is not None and not result.settings["stopped"]:
         with suppress(OSError):  # none was written, or it is not ours to remove
             kept_at.unlink()
     return result
+
+
+def _tell(job: Job, plan: Plan) -> None:
+    """Say before the start what the job will take."""
+    height, width = job.scales[-1].shape
+    way = "" if plan.tile is None else f", in tiles of up to {plan.tile} pixels"
+    if plan.needed is not None:
+        size = plan.needed / 2**30
+        log.info("%dx%d pixels need about %.2g GiB of memory%s", width, height, size, way)
 
 
 def paint_each(

@@ -80,6 +80,9 @@ class Settings:
         dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16
             where that is fast: on GPUs, TPUs and processors with AMX. Losses and the picture are
             float32 always.
+        memory: how much the computation may take, as ``8GB``; None for what is free when it starts.
+            A picture that needs more at once is computed tile by tile (`nst_jax.tiling`), which
+            gives the same picture, more slowly.
     """
 
     size: int | None = 512
@@ -108,6 +111,7 @@ class Settings:
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
     weights: Path | str | Weights | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without files.

@@ -1,0 +1,56 @@
+"""Whether a picture is computed at once or tile by tile, by the memory that there is."""
+
+from typing import Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nst_jax.errors import TooLargeError
+from nst_jax.job import Job, average_of, optimizer_of, targets_like
+from nst_jax.memory import free_bytes
+from nst_jax.objective import loss
+from nst_jax.optimize import LossFn, planned
+from nst_jax.tiling import loss_by_tiles
+
+__all__ = ["Plan", "choose", "loss_of"]
+
+TILES: Final = (None, 2048, 1024, 512, 256)
+"""From fast to small; a tile computes its halo too, which is 80 pixels wide."""
+
+
+class Plan(NamedTuple):
+    """How one scale is computed."""
+
+    tile: int | None
+    """The longest side of a tile; None for the whole at once."""
+    needed: int | None
+    """Bytes, by the compiler's plan; None if it does not tell."""
+
+
+def choose(job: Job, scale: int) -> Plan:
+    """Give the fastest way that fits; its program is compiled by then.
+
+    Raises:
+        TooLargeError: none does.
+    """
+    shape = job.scales[scale].shape
+    image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+    args = (job.params, targets_like(job, scale), job.loss_weights)
+    loop = {"optimizer": optimizer_of(job.settings), "average": average_of(job.settings)}
+    budget = free_bytes() if job.memory is None else job.memory
+    needed = None
+    for tile in TILES:
+        if tile is not None and tile >= max(shape):
+            continue
+        needed = planned(loss_of(tile), image, args, **loop)
+        if needed is None or budget is None or needed <= budget:
+            return Plan(tile, needed)
+    raise TooLargeError(
+        f"{shape[1]}x{shape[0]} pixels need about {(needed or 0) / 2**30:.2g} GiB of memory even "
+        f"in tiles, and may take {(budget or 0) / 2**30:.2g} GiB; choose a smaller size"
+    )
+
+
+def loss_of(tile: int | None) -> LossFn:
+    """Give the loss to minimise, the same object for the same tile."""
+    return loss if tile is None else loss_by_tiles(tile)
