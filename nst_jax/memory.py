@@ -12,6 +12,10 @@ __all__ = ["compile_to_fit", "free_bytes", "parse_bytes", "planned_bytes"]
 
 UNITS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
+SCRATCH_ON_CPU: Final = 0.15
+"""What a CPU's kernels take besides XLA's plan, as a share of its temporaries. Of Adam's loop at
+512 and 1024 pixels, at once and in tiles, in both precisions, 6 to 25 % were measured."""
+
 
 def compile_to_fit(
     jitted: Any, *args: Any, budget: int | None = None, **kwargs: Any
@@ -50,12 +54,16 @@ def compile_to_fit(
 
 
 def planned_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What a program takes while it runs, arguments and results included; None if XLA is silent."""
+    """What a program takes while it runs, arguments and results included; None if XLA is silent.
+
+    Python, XLA and what compiling leaves behind are not in it.
+    """
     plan = compiled.memory_analysis()
     if plan is None:
         return None
+    scratch = SCRATCH_ON_CPU if jax.devices()[0].platform == "cpu" else 0.0
     return (
-        plan.temp_size_in_bytes
+        round(plan.temp_size_in_bytes * (1 + scratch))
         + plan.argument_size_in_bytes
         + plan.output_size_in_bytes
         - plan.alias_size_in_bytes
