@@ -11,9 +11,7 @@ It prints, with the bundled VGG16:
 3. the loss that L-BFGS and Adam reach in as many steps, and the seconds that they take;
 4. the size of activations with average and L2 pooling against max pooling, on five photos;
 5. the loss of pictures made in bfloat16 against that of pictures made in float32, both judged by
-   the float32 network;
-6. how many times as large as the bundled VGG16's the activations of Caffe's VGG19 are, by what
-   neural-style-pt's INSTALL.md prints.
+   the float32 network.
 """
 
 import functools
@@ -42,7 +40,6 @@ from nst_jax import (
     weights,
 )
 from nst_jax.convolution import convolve
-from nst_jax.losses import gram
 from nst_jax.optimize import fold
 
 SETTINGS = Settings()
@@ -56,7 +53,6 @@ def main() -> None:
     optimizers()
     pooling_gains(params)
     precisions(params)
-    caffe_gains(params)
 
 
 # --- 1 -------------------------------------------------------------------------------------------
@@ -243,45 +239,6 @@ def precisions(params: Any) -> None:
             change = found[1] / found[0] - 1
             title = f"{name} on the cat, {optimizer}"
             print(f"  {title:<26} {found[0]:.5f}   {found[1]:.5f}   {change:+.1%}")
-
-
-# --- 6 -------------------------------------------------------------------------------------------
-
-FIRST_LOSSES = {
-    "relu1_1": 29890.998 / 100,
-    "relu2_1": 658038.625 / 100,
-    "relu3_1": 145283.672 / 100,
-    "relu4_1": 11347409.0 / 100,
-    "relu4_2": 1616196.125 / 5,
-    "relu5_1": 563.3689 / 100,
-}
-"""Mean squared differences, of Gram matrices over N·M and at relu4_2 of features, between a flat
-picture and a painting or a photo of 512 pixels: the losses at the first iteration, less weights."""
-
-
-def caffe_gains(params: Any) -> None:
-    print("activations of Caffe's VGG19 against the bundled VGG16's, at 512 pixels")
-
-    @jax.jit
-    def features(image: jax.Array) -> dict[str, jax.Array]:
-        found = VGG(params)(image, tuple(FIRST_LOSSES))
-        grams = {tap: gram(x) / x.size for tap, x in found.items()}
-        return grams | {"relu4_2": found["relu4_2"]}
-
-    logs = []
-    for name in ("cat", "astronaut", "coffee", "swirls", "mosaic", "ink"):
-        pixels = images.read(f"examples/{name}.jpg").pixels
-        picture = jnp.asarray(images.resize(pixels, images.fit(pixels.shape, 512)))
-        flat = jnp.broadcast_to(params["input"]["mean"], picture.shape)
-        own = jax.tree.map(lambda a, b: jnp.square(a - b).mean(), features(picture), features(flat))
-        powers = {tap: 2 if tap == "relu4_2" else 4 for tap in FIRST_LOSSES}
-        gains = [(FIRST_LOSSES[tap] / float(own[tap])) ** (1 / powers[tap]) for tap in FIRST_LOSSES]
-        cells = "   ".join(f"{tap} {x:.0f}" for tap, x in zip(FIRST_LOSSES, gains, strict=True))
-        print(f"  {name:<10} {cells}")
-        logs.append(np.log(gains))
-    means = np.exp(np.mean(logs, axis=0))
-    cells = "   ".join(f"{tap} {x:.0f}" for tap, x in zip(FIRST_LOSSES, means, strict=True))
-    print(f"  {'mean':<10} {cells}")
 
 
 if __name__ == "__main__":

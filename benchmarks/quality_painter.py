@@ -112,7 +112,7 @@ def nst_jax(
     content: str, style: str, size: int, weights: str, precision: Any
 ) -> tuple[Paint, dict[str, str]]:
     import jax
-    import jaxlib
+    import jaxlib.version
 
     from nst_jax import Settings, stylize
     from nst_jax import weights as weight_files
@@ -130,7 +130,7 @@ def nst_jax(
             on_progress=lambda now: watch(len(now.losses), lambda: np.asarray(now.image)),
         ).image
 
-    return paint, {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return paint, {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
 
 
 def recipe(

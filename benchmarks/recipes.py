@@ -19,14 +19,17 @@ pixels, up by √2 to the whole size, each scale beginning with the average of t
 0.9 and 0.999, clipped to [0, 1]. Its 1000 steps at the first scale and 500 at every other are
 multiplied by one factor to fit the time.
 
-What cannot be equal is the network. neural-style-pt's weights belong to Caffe's VGG19 and
-crowsonkb's to torchvision's; activations of the one are 30 to 210 times as large as those of the
-other, depending on the layer, and the parts of neural-style-pt's loss are their second and fourth
-powers. So that the parts keep their balance, a layer's features are multiplied by a gain
-(`CAFFE_GAINS`) where the weights in use were not trained as the recipe's were.
+What cannot be equal is the network. neural-style-pt's weights belong to Caffe's VGG19, which was
+trained on pixels in 0..255, crowsonkb's to torchvision's, trained on pixels of deviation 1; the
+parts of neural-style-pt's loss are second and fourth powers of the features, so that their size
+decides the balance. A network of rectified convolutions scales with its input and biases: here
+features are multiplied by a gain that makes them what they were if this network had been trained
+on pixels in the recipe's units (`UNITS`). With the bundled weights that is 57.6 for
+neural-style-pt. At its first iteration 100 · style is then 6 times 5 · content for astronaut and
+swirls and 20 times for coffee and ink; its INSTALL.md prints 7.5 times for its own network and
+pictures. How the layers share in it stays this network's own.
 """
 
-from collections.abc import Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,27 +42,17 @@ from torch.nn import functional as nnf
 from torch_reference import Network, mean_gram, to_tensor
 
 from nst_jax import images, weights
-from nst_jax.params import preprocessing_of
 
 CONTENT_LAYER: Final = "relu4_2"
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
-CAFFE_GAINS: Final[dict[str, float]] = {
-    "relu1_1": 65.0,
-    "relu2_1": 85.0,
-    "relu3_1": 45.0,
-    "relu4_1": 210.0,
-    "relu4_2": 180.0,
-    "relu5_1": 30.0,
-}
-"""How many times as large as torchvision's the activations of Caffe's VGG19 are, so that a flat
-picture's losses are those that neural-style-pt's INSTALL.md prints of its first iteration
-(``benchmarks/choices.py`` measures it, with the bundled VGG16 and other pictures than that file's,
-over which the gains vary by a factor of 2 together but keep their proportions)."""
+UNITS: Final = {"neural-style-pt": 1 / 255, "crowsonkb": 0.226}
+"""The deviation of the pixels, of 0..1, that a recipe's own network was trained to see as 1; the
+mean of three colours."""
 
 
 class Measures(NamedTuple):
-    """What of a picture both losses look at; float32, gains included."""
+    """What of a picture both losses look at; float32, the gain included."""
 
     content: Tensor
     """F at `CONTENT_LAYER`, (1, n, h, w)."""
@@ -71,14 +64,14 @@ class Extractor(NamedTuple):
     """A network, and what its features are multiplied by."""
 
     network: Network
-    gains: Mapping[str, float]
+    gain: float
 
     def __call__(self, image: Tensor) -> Measures:
         """Measure RGB in [0, 1], (1, 3, h, w)."""
         features = self.network(image)
         return Measures(
-            features[CONTENT_LAYER].float() * self.gains[CONTENT_LAYER],
-            {tap: mean_gram(features[tap]) * self.gains[tap] ** 2 for tap in STYLE_LAYERS},
+            features[CONTENT_LAYER].float() * self.gain,
+            {tap: mean_gram(features[tap]) * self.gain**2 for tap in STYLE_LAYERS},
         )
 
 
@@ -247,13 +240,7 @@ def extractor(
     taps = (CONTENT_LAYER, *STYLE_LAYERS)
     padding = "replicate" if recipe == "crowsonkb" else "constant"
     network = Network(loaded.params, loaded.model, taps, dtype, padding).to(device)
-    gains = dict.fromkeys(taps, 1.0)
-    trained = preprocessing_of(loaded.params["input"])
-    if recipe == "neural-style-pt" and trained != "caffe":
-        gains = CAFFE_GAINS
-    if recipe == "crowsonkb" and trained == "caffe":
-        gains = {tap: 1 / gain for tap, gain in CAFFE_GAINS.items()}
-    return Extractor(network, gains)
+    return Extractor(network, float(loaded.params["input"]["std"].mean()) / UNITS[recipe])
 
 
 def _tensor(pixels: np.ndarray, longest_side: int, device: str = "cpu") -> Tensor:

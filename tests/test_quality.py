@@ -24,7 +24,6 @@ import recipes  # noqa: E402
 from nst_jax import images, weights  # noqa: E402
 
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-PADDINGS = {"neural-style-pt": "same", "crowsonkb": "replicate"}
 
 
 # --- the losses ----------------------------------------------------------------------------------
@@ -44,9 +43,9 @@ def ours(recipe, picture, content, style):
     return float(recipes.crowsonkb_loss(found, goal, tensor(picture)))
 
 
-def features(reference_features, params, picture, padding, gains):
+def features(reference_features, params, picture, padding, gain):
     taps = reference_features(params, torch.tensor(np.float64(picture)), padding=padding)
-    return {tap: taps[tap].numpy() * gain for tap, gain in gains.items()}
+    return {tap: taps[tap].numpy() * gain for tap in ("relu4_2", *STYLE_LAYERS)}
 
 
 def gram(x):
@@ -55,10 +54,9 @@ def gram(x):
 
 
 def test_the_loss_of_neural_style_pt(vgg16, reference_features, face, cat, roofs):
-    gains = recipes.CAFFE_GAINS
+    gain = 255 * np.mean([0.229, 0.224, 0.225])
     x, p, a = (
-        features(reference_features, vgg16, picture, "same", gains)
-        for picture in (face, cat, roofs)
+        features(reference_features, vgg16, picture, "same", gain) for picture in (face, cat, roofs)
     )
     wanted = 5 * np.mean((x["relu4_2"] - p["relu4_2"]) ** 2)
     for tap in STYLE_LAYERS:
@@ -69,9 +67,8 @@ def test_the_loss_of_neural_style_pt(vgg16, reference_features, face, cat, roofs
 
 
 def test_the_loss_of_crowsonkb(vgg16, reference_features, face, cat, roofs):
-    gains = dict.fromkeys(recipes.CAFFE_GAINS, 1.0)
     x, p, a = (
-        features(reference_features, vgg16, picture, "replicate", gains)
+        features(reference_features, vgg16, picture, "replicate", 1)
         for picture in (face, cat, roofs)
     )
 
@@ -90,22 +87,39 @@ def test_the_loss_of_crowsonkb(vgg16, reference_features, face, cat, roofs):
     assert ours("crowsonkb", face, cat, roofs) == pytest.approx(wanted, rel=1e-3)
 
 
-def test_gains_make_up_for_the_other_training(tmp_path):
-    """With weights trained as a recipe's own were there are none."""
+def test_the_gain_makes_up_for_the_other_training(tmp_path):
+    """With weights trained as a recipe's own were there is none."""
     bundled = weights.load(weights.bundled_path())
     path = tmp_path / "caffe.safetensors"
     statistics = {
         "mean": np.float32([123.68, 116.779, 103.939]) / 255,
         "std": np.full(3, 1 / 255, np.float32),
     }
-    weights.save(
-        path, replace(bundled, params=bundled.params | {"input": statistics}), dtype="float16"
-    )
-    assert set(recipes.extractor("neural-style-pt", path).gains.values()) == {1.0}
-    assert set(recipes.extractor("crowsonkb", weights.bundled_path()).gains.values()) == {1.0}
-    there = recipes.extractor("neural-style-pt", weights.bundled_path()).gains
-    back = recipes.extractor("crowsonkb", path).gains
-    assert all(there[tap] * back[tap] == pytest.approx(1) for tap in recipes.CAFFE_GAINS)
+    caffe = replace(bundled, params=bundled.params | {"input": statistics})
+    weights.save(path, caffe, dtype="float16")
+    assert recipes.extractor("neural-style-pt", path).gain == pytest.approx(1)
+    assert recipes.extractor("crowsonkb", weights.bundled_path()).gain == pytest.approx(1)
+    gain = recipes.extractor("neural-style-pt", weights.bundled_path()).gain
+    assert gain == pytest.approx(57.63, abs=0.01)
+    assert recipes.extractor("crowsonkb", path).gain == pytest.approx(1 / gain, rel=1e-3)
+
+
+def test_a_network_trained_on_larger_pixels_has_features_larger_by_the_gain(vgg16, cat):
+    """Pixels 255 σ times as large, biases with them: so are the features."""
+    extract = recipes.extractor("neural-style-pt", weights.bundled_path())
+    larger = {
+        name: {"kernel": layer["kernel"], "bias": layer["bias"] * extract.gain}
+        for name, layer in vgg16.items()
+        if name != "input"
+    }
+    larger["input"] = {"mean": vgg16["input"]["mean"], "std": vgg16["input"]["std"] / extract.gain}
+    arrays = {name: {k: np.asarray(v) for k, v in layer.items()} for name, layer in larger.items()}
+    taps = (recipes.CONTENT_LAYER, *recipes.STYLE_LAYERS)
+    network = recipes.Network(arrays, "vgg16", taps, torch.float32, "constant")
+    found, wanted = extract(tensor(cat)), recipes.Extractor(network, 1.0)(tensor(cat))
+    torch.testing.assert_close(found.content, wanted.content, rtol=1e-3, atol=1e-2)
+    for tap, gram in found.grams.items():
+        torch.testing.assert_close(gram, wanted.grams[tap], rtol=1e-3, atol=1e-1)
 
 
 # --- the loops -----------------------------------------------------------------------------------
