@@ -16,6 +16,7 @@ more: tools whose steps must be known beforehand are calibrated for a fifth of a
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -24,10 +25,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import jax
 from common import EXAMPLES, Message
 from compare import meminfo, processor
+from quality_judge import Judge
+from quality_report import Section, write
 
 from nst_jax import images, weights
+from nst_jax.precision import network_dtype
 
 HERE: Final = Path(__file__).parent
 PROJECT: Final = HERE.parent
@@ -47,62 +52,70 @@ SCHEDULES: Final = {
 }
 """The tools whose steps must be known beforehand; what their run is said to have been."""
 
+FULL: Final = 0.9
+"""The share of the time that a run must use at least."""
+TRIES: Final = 3
+
 
 def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the others need the memory
-    import jax
-    from quality_judge import Judge
-    from quality_report import Section, write
-
-    from nst_jax.precision import network_dtype
-
     options = parse()
-    device = jax.default_backend()
-    precision = network_dtype(options.precision).name
-    loaded = weights.load(options.weights)
-    name = f"{options.size}-{options.seconds:g}-{precision}-{device}-{loaded.sha256[:8]}"
-    folder = options.work / name
+    for pair in options.pairs:
+        compete(pair, options)
+
+
+def compete(pair: str, options: argparse.Namespace) -> None:
+    """Let every tool paint a pair, one after another, and write after each."""
+    device, kind, precision = machine(options.precision)
+    network = weights.load(options.weights)
+    conditions = (f"{options.size}", f"{options.seconds:g}", precision, device, network.sha256[:8])
+    folder = options.work / "-".join(conditions)
+    content, style = (picture(subject, folder) for subject in PAIRS[pair])
+    photo, painting = (images.read(path).pixels for path in (content, style))
+    judge = Judge(options.weights, photo, painting, options.size)
     facts = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "processor": f"{processor()}, {os.cpu_count()} cores",
-        "memory": f"{meminfo('MemTotal') / 2**30:.0f} GiB",
-        "device": jax.devices()[0].device_kind,
-        "network": f"{loaded.model} in {precision}, {loaded.source}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {meminfo('MemTotal') / 2**30:.0f} GiB"
+        + (f"; {kind}" if device != "cpu" else ""),
+        "network": f"{network.model} in {precision}, {network.source}",
         "pictures": f"{options.size} pixels at the longest side",
         "time": f"{options.seconds:g} s a picture",
         "command": f"`{shlex.join(['python', 'benchmarks/quality.py', *_words(sys.argv[1:])])}`",
     }
-    for pair in options.pairs:
-        content, style = (picture(subject, folder) for subject in PAIRS[pair])
-        photo, painting = (images.read(path).pixels for path in (content, style))
-        judge = Judge(options.weights, photo, painting, options.size)
-        job = {
-            "content": str(content),
-            "style": str(style),
-            "size": options.size,
-            "weights": str(options.weights),
-            "precision": precision,
-            "device": device,
-        }
-        for tool in options.tools:
-            say(f"{pair}: {tool}")
-            run = paint({"name": tool, **job}, options.seconds, folder / pair / tool)
-            for quarter, mark in enumerate(run.get("marks", []), start=1):
-                found = images.read(folder / pair / tool / f"{quarter}.png").pixels
-                mark["verdict"] = judge(found)._asdict()
-                say(f"  {mark['seconds']:.1f} s, {mark['steps']} steps: {mark['verdict']}")
-            (folder / pair / tool / "run.json").write_text(json.dumps(run))
-        runs = {tool: kept(folder / pair / tool) for tool in TOOLS}
-        versions = {"python": platform.python_version()}
-        for run in runs.values():
-            versions |= run.get("versions", {})
-        told = facts | {"versions": ", ".join(f"{name} {v}" for name, v in versions.items())}
-        unpainted = judge(photo)._asdict()
-        done = {tool: run for tool, run in runs.items() if run}
-        write(
-            [Section(pair, photo, painting, told, unpainted, done)], options.output, options.sheets
-        )
-        say(f"{pair}: written to {options.output.name}")
+    job = {
+        "content": str(content),
+        "style": str(style),
+        "size": options.size,
+        "weights": str(options.weights),
+        "precision": precision,
+        "device": device,
+    }
+    unpainted = judge(photo)._asdict()
+    for tool in options.tools:
+        say(f"{pair}: {tool}")
+        place = folder / pair / tool
+        run = paint({"name": tool, **job}, options.seconds, place)
+        for quarter, mark in enumerate(run.get("marks", []), start=1):
+            verdict = judge(images.read(place / f"{quarter}.png").pixels)
+            mark["verdict"] = verdict._asdict()
+            say(f"  {mark['seconds']:.1f} s, {mark['steps']} steps: {verdict.total:.4f}")
+        (place / "run.json").write_text(json.dumps(run))
+        runs = {name: run for name in TOOLS if (run := kept(folder / pair / name))}
+        section = Section(pair, photo, painting, facts | versions(runs), unpainted, runs)
+        write(section, options.output, options.sheets)
+        say(f"  written to {options.output.name}")
+
+
+def machine(choice: str) -> tuple[str, str, str]:
+    """Where JAX computes, what that is, and the network's precision for a choice of it."""
+    return jax.default_backend(), jax.devices()[0].device_kind, network_dtype(choice).name
+
+
+def versions(runs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for run in runs.values():
+        found |= run.get("versions", {})
+    return {"versions": ", ".join(f"{name} {version}" for name, version in found.items())}
 
 
 def parse() -> argparse.Namespace:
@@ -142,17 +155,32 @@ def picture(subject: str, folder: Path) -> Path:
 
 
 def paint(job: Message, seconds: float, folder: Path) -> dict[str, Any]:
-    """Let a tool paint; an ``error`` instead of ``marks`` if it cannot."""
+    """Let a tool paint; an ``error`` instead of ``marks`` if it cannot.
+
+    A run that its calibration gave too few steps, or too many to come to the whole size, is
+    repeated.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    steps, schedule = None, "as many steps as fit"
-    if job["name"] in SCHEDULES:
-        calibrated = ask({"job": job, "seconds": seconds})
-        if "error" in calibrated:
-            return calibrated
-        steps = calibrated["steps"]
+    request = {"job": job, "seconds": seconds}
+    if job["name"] not in SCHEDULES:
+        answer = ask({**request, "steps": None, "folder": str(folder)})
+        return {"schedule": "as many steps as fit", **answer}
+    answer = ask(request)
+    steps = answer.get("steps", 0)
+    for _ in range(TRIES):
+        if "error" in answer:
+            break
+        answer = ask({**request, "steps": steps, "folder": str(folder)})
         schedule = SCHEDULES[job["name"]].format(steps, first=2 * steps)
-    request = {"job": job, "seconds": seconds, "steps": steps, "folder": str(folder)}
-    return {"schedule": schedule, **ask(request)}
+        answer = {"schedule": schedule, **answer}
+        used = answer["marks"][-1]["seconds"] / seconds if "marks" in answer else 1
+        if used < FULL:
+            steps = math.ceil(steps / used)
+        elif not answer.get("whole", True) and steps > 1:
+            steps = int(steps * FULL**3)
+        else:
+            break
+    return answer
 
 
 def ask(request: Message) -> Message:

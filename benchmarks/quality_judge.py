@@ -50,13 +50,8 @@ class Judge:
     def _targets(self, content: np.ndarray, style: np.ndarray, shape: tuple[int, int]) -> Targets:
         if max(style.shape) > max(shape):
             style = images.resize(style, images.fit(style.shape, max(shape)))
-        return make_targets(
-            self.params,
-            jnp.asarray(images.resize(content, shape)),
-            [jnp.asarray(style, jnp.float32)],
-            content_layers=tuple(WEIGHTS.content_layers),
-            style_layers=tuple(WEIGHTS.style_layers),
-        )
+        pictures = images.resize(content, shape), np.asarray(style, np.float32)
+        return _make_targets(self.params, *map(jnp.asarray, pictures))
 
     def __call__(self, picture: np.ndarray) -> Verdict:
         """Judge RGB in [0, 1], (h, w, 3)."""
@@ -67,6 +62,18 @@ class Judge:
         other = np.mean([parts[f"style/{tap}"] for tap in OTHER_LAYERS])
         figures = (total, parts["style"], parts["content"], other)
         return Verdict(*map(float, (*figures, half_total, half["style"], half["content"])))
+
+
+@jax.jit
+def _make_targets(params: Any, content: jax.Array, style: jax.Array) -> Targets:
+    with jax.default_matmul_precision("highest"):
+        return make_targets(
+            params,
+            content,
+            [style],
+            content_layers=tuple(WEIGHTS.content_layers),
+            style_layers=tuple(WEIGHTS.style_layers),
+        )
 
 
 @jax.jit

@@ -79,7 +79,8 @@ def respond(request: Message) -> Message:
     for quarter, mark in enumerate(marks, start=1):
         images.write(Path(request["folder"]) / f"{quarter}.png", mark.picture)
     told = [{"seconds": mark.seconds, "steps": mark.steps} for mark in marks]
-    return {"marks": told, "versions": versions}
+    whole = max(marks[-1].picture.shape[:2]) == request["job"]["size"]
+    return {"marks": told, "whole": whole, "versions": versions}
 
 
 def calibrate(paint: Paint, seconds: float) -> int:

@@ -56,17 +56,15 @@ class Section:
     """By tool: ``marks`` (seconds, steps, verdict), ``schedule`` and ``picture``; or ``error``."""
 
 
-def write(sections: list[Section], path: Path, sheets: Path) -> None:
-    """Put sections in place of their pairs' former ones; others stay."""
+def write(section: Section, path: Path, sheets: Path) -> None:
+    """Put a section in place of its pair's former one; others stay."""
     former = (
         re.split(r"^(?=## )", path.read_text(), flags=re.MULTILINE)[1:] if path.exists() else []
     )
-    own = {f"## {section.pair}": section for section in sections}
     parts = {part.splitlines()[0]: part.strip() for part in former}
-    for title, section in own.items():
-        sheet = sheets / f"{section.pair}.jpg"
-        save_sheet(section, sheet)
-        parts[title] = markdown(section, os.path.relpath(sheet, path.parent))
+    sheet = sheets / f"{section.pair}.jpg"
+    save_sheet(section, sheet)
+    parts[f"## {section.pair}"] = markdown(section, os.path.relpath(sheet, path.parent))
     path.write_text("\n\n".join([INTRODUCTION.strip(), *parts.values()]) + "\n")
 
 
