@@ -58,10 +58,10 @@ class Window(NamedTuple):
     def clear(self, x: Float[Array, "h w n"]) -> Float[Array, "h w n"]:
         """Put zeros wherever ``x``, which fills the patch, is outside of the picture."""
         rows, columns = self.top + jnp.arange(x.shape[0]), self.left + jnp.arange(x.shape[1])
-        inside = ((rows >= 0) & (rows < self.height))[:, None] & (
-            (columns >= 0) & (columns < self.width)
-        )
-        return jnp.where(inside[..., None], x, 0)
+        inside = (rows >= 0) & (rows < self.height), (columns >= 0) & (columns < self.width)
+        # A product, because XLA would keep the zeros of a choice, as large as x, for the whole loop
+        # over the tiles.
+        return x * (inside[0][:, None] & inside[1])[..., None].astype(x.dtype)
 
 
 class Frozen(nnx.Variable[Any]):
