@@ -18,21 +18,23 @@ INTRODUCTION: Final = """\
 Written by `python benchmarks/quality.py`, one section a pair of pictures; a run replaces its pairs'
 sections.
 
-nst_jax with its default settings, and two other recipes as `benchmarks/recipes.py` describes them,
-written for this comparison in PyTorch, paint the same photo in the same style with the same
-network in the same precision, one after another, each in a process of its own. Each gets the same
-seconds, which run from the call to the picture: reading and scaling the pictures, compilation, the
-targets and all steps are within, imports and reading the weights before. A recipe whose steps must
-be known beforehand gets as many as fit by a short run before. What is still unfinished when the
-time is over is cut off there.
+nst_jax with its default settings and two other recipes paint the same photo in the same style with
+the same network in the same precision, one after another, each in a process of its own. The recipes
+are neural-style-pt's and crowsonkb's, written anew in PyTorch for this comparison from what those
+projects say of them, with what that could not keep: see `benchmarks/recipes.py`. Each tool gets the
+same seconds, which run from the call to the picture: reading and scaling the pictures, compilation,
+the targets and all steps are within; imports and reading the weights come before. A tool whose
+steps must be known beforehand gets as many as a calibration says will fit. What is unfinished when
+the time is over is cut off there. On a slow machine no recipe comes to as many steps as it was made
+for, so that this is about what a given time buys, and says nothing of what patience would.
 
 A tool's picture is judged after each quarter of its time, in float32 by `nst_jax.loss` with default
-weights: relative style and content losses and their total. That total is what nst_jax minimises, so
-by itself it says that a minimum of *this* balance was reached, not that a picture is better; style
-and content apart show where each recipe's balance lies. "Other" is the style loss at layers that no
-tool looks at, "half" the judgement of all pictures at half the size. On the way, pictures may be
-smaller than the last; they are scaled up. The photo itself, unpainted, stands below each table's
-tools.
+weights: relative style and content losses, and their total. The total is what nst_jax minimises, so
+that a lower one shows that *this* balance was met better, not that a picture is better; style and
+content apart show where each recipe puts its balance, and the pictures show the rest. "Other" is
+the style loss at layers that no tool looks at, "half" the judgement of all pictures at half the
+size. On the way pictures may be smaller than the last one; they are scaled up. The last row is the
+photo itself, unpainted.
 """
 
 TILE: Final = 400
