@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,8 @@ def ask(request: Message) -> Message:
         check=False,
         env=environment,
     )
+    if done.returncode < 0:
+        return {"error": f"its process was ended by {signal.Signals(-done.returncode).name}"}
     if done.returncode != 0:
         return {"error": (done.stderr.strip().splitlines() or ["its process ended"])[-1][:160]}
     return json.loads(done.stdout.splitlines()[-1])

@@ -154,6 +154,13 @@ def test_a_tool_that_failed_has_a_line(tmp_path):
     assert "| crowsonkb" not in text
 
 
+def test_a_process_that_is_killed_has_a_reason(monkeypatch):
+    ended = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: ended)
+    request = {"job": {"name": "neural-style-pt", "device": "cpu"}, "seconds": 1}
+    assert quality.ask(request) == {"error": "its process was ended by SIGKILL"}
+
+
 # --- the run -------------------------------------------------------------------------------------
 
 
