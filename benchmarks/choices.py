@@ -107,13 +107,7 @@ def ranges(params: Any) -> None:
     jobs = {
         f"{name} on the cat": (
             cat,
-            make_targets(
-                params,
-                cat,
-                [example(name)],
-                content_layers=tuple(content_layers),
-                style_layers=tuple(style_layers),
-            ),
+            targets_of(params, name),
             both,
         )
         for name in ("swirls", "mosaic", "ink")
@@ -132,6 +126,17 @@ def ranges(params: Any) -> None:
 def example(name: str) -> jax.Array:
     pixels = images.read(f"examples/{name}.jpg").pixels
     return jnp.asarray(images.resize(pixels, images.fit(pixels.shape, SIZE)))
+
+
+def targets_of(params: Any, style: str) -> Targets:
+    """Of the cat in a style, at the default layers."""
+    return make_targets(
+        params,
+        example("cat"),
+        [example(style)],
+        content_layers=tuple(SETTINGS.content_layers),
+        style_layers=tuple(SETTINGS.style_layers),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -215,13 +220,7 @@ def precisions(params: Any) -> None:
     style_layers, content_layers = dict(SETTINGS.style_layers), dict(SETTINGS.content_layers)
     weights = LossWeights(SETTINGS.content_weight, 1.0, 0.0, content_layers, style_layers)
     for name in ("swirls", "mosaic", "ink"):
-        targets = make_targets(
-            params,
-            example("cat"),
-            [example(name)],
-            content_layers=tuple(content_layers),
-            style_layers=tuple(style_layers),
-        )
+        targets = targets_of(params, name)
         for optimizer in ("lbfgs", "adam"):
             full, half = (
                 stylize(

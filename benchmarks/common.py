@@ -5,6 +5,7 @@ other.
 """
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -174,3 +175,6 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 
 Message = dict[str, Any]
 """What processes say to each other: a line of JSON."""
+
+Watch = Callable[[int, Callable[[], np.ndarray]], bool]
+"""Told of some more steps and how to get the picture (h, w, 3) now; True ends the run."""

@@ -87,6 +87,9 @@ def main() -> None:
         for job in jobs:
             say(f"{job.optimizer}, {job.size} x {job.size}, batch {job.batch}")
             results.configurations.append(measure(job, results, device, options))
+    except KeyboardInterrupt:
+        results.facts["command"] += ", stopped after these"
+        raise
     finally:  # Ctrl-C keeps what is done
         if results.configurations:
             write(results, options.output)

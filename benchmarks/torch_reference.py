@@ -8,7 +8,7 @@ rounded at their end); the picture, the losses and the optimiser stay float32.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,27 @@ from nst_jax.params import Params
 
 
 class Network(nn.Module):
-    """VGG up to the deepest of ``taps``, frozen; taps are after the rectification."""
+    """VGG up to the deepest of ``taps``, frozen; taps are after the rectification.
+
+    ``padding`` is the first convolution's: the picture's edge (``replicate``) or ``constant`` zeros
+    as in training.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, params: Params, model: str, taps: Iterable[str], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        params: Params,
+        model: str,
+        taps: Iterable[str],
+        dtype: torch.dtype,
+        padding: Literal["replicate", "constant"] = "replicate",
+    ) -> None:
         super().__init__()
         self.taps = frozenset(taps)
         self.dtype = dtype
+        self.padding = padding
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(params["input"][name]).view(1, 3, 1, 1))
         self.layers = nn.ModuleDict()
@@ -52,7 +64,7 @@ class Network(nn.Module):
         x = (image - self.mean) / self.std
         # Not by the first module's padding_mode: of four axes, torch.compile (2.13) mistakes the
         # order of memory that this padding's gradient comes in, and stops.
-        x = nnf.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, (-1, 3))
+        x = nnf.pad(x.flatten(0, 1), (1, 1, 1, 1), mode=self.padding).unflatten(0, (-1, 3))
         x = x.to(self.dtype, memory_format=torch.channels_last)
         features = {}
         for name, layer in self.layers.items():

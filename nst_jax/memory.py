@@ -8,7 +8,7 @@ import psutil
 
 from nst_jax.errors import InputError, TooLargeError
 
-__all__ = ["compile_to_fit", "free_bytes", "parse_bytes", "planned_bytes"]
+__all__ = ["compile_to_fit", "free_bytes", "parse_bytes", "planned_bytes", "used_bytes"]
 
 UNITS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -80,6 +80,14 @@ def free_bytes() -> int | None:
     if "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def used_bytes() -> int:
+    """What this process holds on the device now: of a CPU's memory, all that it has."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return psutil.Process().memory_info().rss
+    return (device.memory_stats() or {}).get("bytes_in_use", 0)
 
 
 def parse_bytes(text: str) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32
 from nst_jax import checkpoint, colors, images
 from nst_jax.errors import DivergedError, InputError, TooLargeError
 from nst_jax.job import Job, average_of, name_of, optimizer_of, record, targets_at
+from nst_jax.memory import used_bytes
 from nst_jax.objective import Targets, loss
 from nst_jax.optimize import History, Outcome, Progress, has_line_search, minimise, minimise_each
 from nst_jax.params import Params
@@ -86,7 +87,7 @@ def _tell(job: Job, plan: Plan) -> None:
     height, width = job.scales[-1].shape
     way = "" if plan.tile is None else f", in tiles of up to {plan.tile} pixels"
     if plan.needed is not None:
-        size = plan.needed / 2**30
+        size = (used_bytes() + plan.needed) / 2**30
         log.info("%dx%d pixels need about %.2g GiB of memory%s", width, height, size, way)
 
 

@@ -1,5 +1,7 @@
 """The losses of a run as a diagram, from its history or from the trace that it wrote."""
 
+from __future__ import annotations
+
 import io
 import json
 import math
@@ -16,9 +18,9 @@ from nst_jax.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_output", "plot_losses", "read_trace"]
+    from nst_jax.optimize import History
 
-History: TypeAlias = list[dict[str, float]]  # as nst_jax.optimize has it, without importing JAX
+__all__ = ["check_output", "plot_losses", "read_trace"]
 
 FORMATS: Final = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 
@@ -118,7 +120,7 @@ def _entry(line: bytes) -> dict[str, float]:
     return entry
 
 
-def _draw(axes: "Axes", history: History) -> None:
+def _draw(axes: Axes, history: History) -> None:
     from matplotlib import colormaps
 
     points = list(zip(_steps(history), history, strict=True))
@@ -137,11 +139,11 @@ def _draw(axes: "Axes", history: History) -> None:
     axes.set_ylabel("loss (the parts before α and β)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
 
 
-def _lines(axes: "Axes", scales: list[list[Point]], name: str, **look: Any) -> None:
+def _lines(axes: Axes, scales: list[list[Point]], name: str, **look: Any) -> None:
     """Draw a line for each scale, through the points that a logarithmic axis can show."""
     label = name  # once in the legend
     for scale in scales:
@@ -152,7 +154,7 @@ def _lines(axes: "Axes", scales: list[list[Point]], name: str, **look: Any) -> N
             label = None
 
 
-def _mark(axes: "Axes", step: float, entry: dict[str, float]) -> None:
+def _mark(axes: Axes, step: float, entry: dict[str, float]) -> None:
     """Draw a vertical line where a scale begins, with its size."""
     axes.axvline(step - 0.5, color="gray", linewidth=0.8, linestyle=":")
     axes.annotate(

@@ -66,7 +66,7 @@ def contact_sheet(
     return sheet
 
 
-def _shortened(label: str, width: float, font: Font) -> str:
+def _shortened(label: str, width: int, font: Font) -> str:
     """Cut a label short so that it is no wider than this, an ellipsis included."""
     if font.getlength(label) <= width:
         return label

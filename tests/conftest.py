@@ -18,9 +18,12 @@ torch.set_num_threads(1)  # two pools of threads on one machine wait for each ot
 hypothesis.settings.register_profile("nst_jax", deadline=None)
 hypothesis.settings.load_profile("nst_jax")
 
-CHECKED = [f"nst_jax.{name}" for name in ("colors", "convolution", "losses", "objective", "vgg")]
+CHECKED = [
+    f"nst_jax.{name}"
+    for name in ("colors", "convolution", "losses", "masks", "objective", "sheets", "vgg")
+]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    from nst_jax import colors, objective, vgg, weights  # noqa: F401
+    from nst_jax import colors, masks, objective, sheets, vgg, weights  # noqa: F401
 
 # JAX rebuilds registered dataclasses around things that are no arrays (shapes, axes, markers).
 for dataclass in (objective.Targets, objective.LossWeights):

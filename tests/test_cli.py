@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageCms
 
-from nst_jax import PAPER, cli_job, images, memory, weights
+from nst_jax import PAPER, cli_job, images, plan, weights
 from nst_jax.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -598,7 +598,7 @@ def test_read_only_outputs_are_refused():
 
 
 def test_a_job_larger_than_the_memory_is_refused(bad, monkeypatch):
-    monkeypatch.setattr(memory, "_capacity", lambda device: 2**20)
+    monkeypatch.setattr(plan, "free_bytes", lambda: 2**20)
     assert "choose a smaller size" in error_line(*JOB)
     assert Path("old.png").read_bytes() == bad[Path.cwd() / "old.png"]
 

@@ -20,6 +20,7 @@ from nst_jax import (
     losses,
     make_targets,
     memory,
+    plan,
     reconstruct,
     stylize,
     texture,
@@ -402,10 +403,11 @@ def test_pictures_are_named_in_errors(pair, tmp_path):
 
 
 def test_a_job_larger_than_the_memory_is_refused(pair, monkeypatch):
-    monkeypatch.setattr(memory, "_capacity", lambda device: 2**20)
-    with pytest.raises(InputError, match=r"the device has 0\.0 GiB; choose a smaller size"):
+    monkeypatch.setattr(plan, "free_bytes", lambda: 2**20)
+    with pytest.raises(InputError, match=r"may take 0\.00098 GiB; choose a smaller size"):
         stylize(*pair, **SHALLOW)
-    monkeypatch.setattr(memory, "_capacity", lambda device: None)  # not every device tells
+    for module in (plan, memory):  # not every device tells
+        monkeypatch.setattr(module, "free_bytes", lambda: None)
     assert stylize(*pair, **SHALLOW | {"steps": 1}).settings["steps_done"] == 1
 
 

@@ -1,0 +1,108 @@
+"""A job that does not fit at once is computed tile by tile, and is the same picture."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
+
+from nst_jax import InputError, TooLargeError, plan, stylize
+
+SMALL = {
+    "size": 96,
+    "min_scale": 60,
+    "steps": 4,
+    "model": "vgg16",
+    "dtype": "float32",
+    "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
+    "content_layers": {"relu2_2": 1.0},
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NST_JAX_OFFLINE", "1")
+    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(plan, "TILES", (None, 64, 32))
+
+
+def just_below(made):
+    return f"{made.settings['planned_bytes'] / 1e6 - 0.1:.3f}MB"
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_tiles_make_the_same_picture(cat, roofs, petals, optimizer):
+    masks = [np.tile(np.linspace(0, 1, cat.shape[1], dtype=np.float32), (len(cat), 1))]
+    masks.append(1 - masks[0])
+    job = SMALL | {"optimizer": optimizer, "masks": masks}
+    whole = stylize(cat, [roofs, petals], **job)
+    assert whole.settings["tile"] is None
+    tiled = stylize(cat, [roofs, petals], **job, memory=just_below(whole))
+    assert tiled.settings["tile"] == 64
+    assert tiled.settings["planned_bytes"] < whole.settings["planned_bytes"]
+    for ours, theirs in zip(tiled.history, whole.history, strict=True):
+        assert ours["total"] == pytest.approx(theirs["total"], rel=1e-3)
+    assert np.abs(tiled.image - whole.image).mean() < 1e-3
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_coarse_scale_that_fits_is_computed_at_once(cat, roofs, monkeypatch):
+    whole = stylize(cat, roofs, **SMALL)
+    chosen = []
+    choose = plan.choose
+
+    def noting(job, scale):
+        chosen.append((scale, choose(job, scale).tile))
+        return choose(job, scale)
+
+    monkeypatch.setattr("nst_jax.painting.choose", noting)
+    stylize(cat, roofs, **SMALL, memory=just_below(whole))
+    assert chosen == [(1, 64), (0, None), (1, 64)]
+
+
+def test_what_was_planned_is_not_compiled_again(cat, roofs, caplog):
+    with jax.log_compiles():
+        made = stylize(cat, roofs, **SMALL | {"size": 93})  # of a size not compiled before
+    compiled = [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
+    assert sum("jit(_chunk)" in message for message in compiled) == len(made.settings["scales"])
+
+
+def test_the_plan_grows_with_the_picture(cat, roofs):
+    small, large = (
+        stylize(cat, roofs, **SMALL | {"size": size, "min_scale": None, "steps": 0}).settings
+        for size in (128, 256)
+    )
+    assert 3 < large["planned_bytes"] / small["planned_bytes"] < 4.5
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_what_fits_in_no_way_is_refused(cat, roofs):
+    with pytest.raises(
+        TooLargeError, match=r"96x77 pixels need about .* GiB of memory even in tiles"
+    ):
+        stylize(cat, roofs, **SMALL, memory="1MB")
+    with pytest.raises(InputError, match="'much' is no size of memory"):
+        stylize(cat, roofs, **SMALL, memory="much")
+
+
+def test_the_command_line_tells_before_it_starts(monkeypatch):
+    loud = [word for word in FOR_BOTH if word != "-q"]
+    told = call("stylize", CAT, INK, *loud, "-o", "out.png").stderr
+    assert re.match(r"note: 64x43 pixels need about \d+(\.\d+)? GiB of memory\n", told)
+    assert call("stylize", CAT, INK, *FOR_BOTH, "-o", "out.png").stderr == ""
+
+    monkeypatch.setattr(plan, "TILES", (None, 32))
+    needed = settings_of("out.png")["planned_bytes"]
+    job = ("stylize", CAT, INK, *loud, "-o", "out.png")
+    told = call(*job, "--memory", f"{needed / 1e6 - 0.1:.3f}MB").stderr
+    assert "GiB of memory, in tiles of up to 32 pixels" in told
+    assert settings_of("out.png")["tile"] == 32
+    assert "even in tiles" in error_line(*job, "--memory", "1MB")
+    assert "no size of memory" in error_line(*job, "--memory", "1 apple")
