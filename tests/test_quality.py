@@ -113,7 +113,8 @@ def test_the_judge():
     assert painting.content > 0.1
     assert painting.style < 0.1 * photo.style
     assert painting.other < 0.1 * photo.other
-    assert painting.total == pytest.approx(0.01 * painting.content + painting.style, rel=1e-5)
+    weighed = Settings().content_weight * painting.content + painting.style
+    assert painting.total == pytest.approx(weighed, rel=1e-5)
 
 
 def section(pair, tools=("nst_jax",), total=0.5):
