@@ -19,7 +19,7 @@ import quality_judge  # noqa: E402
 import quality_painter  # noqa: E402
 import quality_report  # noqa: E402
 
-from nst_jax import images, weights  # noqa: E402
+from nst_jax import Settings, images, weights  # noqa: E402
 
 # --- the clock -----------------------------------------------------------------------------------
 
