@@ -1,9 +1,9 @@
-"""The same look at every size: one pair at several sizes with the default weights, side by side.
+"""The same look at every size: one pair at several sizes with the defaults, side by side.
 
-Run ``python benchmarks/sizes.py``. Each picture is scaled down to half the smallest size, so that
-none was optimised at last for the judge's own size, and judged there by the default losses in
-float32. The table and the pictures go to ``benchmarks/SIZES.md`` and ``docs/sizes.jpg``. The steps
-fall with the size: coarse scales have laid out the picture.
+Run ``python benchmarks/sizes.py``. Each picture is scaled to one size and judged there by the
+default losses in float32: at 64 pixels, half the smallest scale of the pyramid, which no scale was
+optimised for, and at 128, the first scale. The
+table and the pictures go to ``benchmarks/SIZES.md`` and ``docs/sizes.jpg``.
 """
 
 import platform
@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import LossWeights, Settings, images, loss, make_targets, stylize, weights
+from nst_jax import LossWeights, Result, Settings, images, loss, make_targets, stylize, weights
 from nst_jax.cli_job import keep_compiled_programs
 
 ROOT = Path(__file__).parents[1]
 HEIGHT = 320  # of the pictures in the strip
+JUDGED_AT = (64, 128)
 
 
 def judged(picture: np.ndarray, content: Path, style: Path, size: int) -> dict[str, float]:
@@ -50,47 +51,57 @@ def judged(picture: np.ndarray, content: Path, style: Path, size: int) -> dict[s
 @click.option("--content", type=Path, default=ROOT / "examples" / "cat.jpg")
 @click.option("--style", type=Path, default=ROOT / "examples" / "ink.jpg")
 @click.option("--sizes", default="256,512,1024,2048", show_default=True)
-@click.option("--steps", default="100,100,100,100,100,60,40,30,20", show_default=True)
 @click.option("--out", type=Path, default=ROOT)
-def main(content: Path, style: Path, sizes: str, steps: str, out: Path) -> None:
+def main(content: Path, style: Path, sizes: str, out: Path) -> None:
     """Make the pictures, judge them and write the table."""
     keep_compiled_programs()
-    longest = [int(size) for size in sizes.split(",")]
-    at = min(longest) // 2
     (out / "docs").mkdir(parents=True, exist_ok=True)
     (out / "benchmarks").mkdir(exist_ok=True)
-    several = [int(step) for step in steps.split(",")]
     rows, strip = [], []
-    for size in longest:
-        scales = round(2 * np.log2(size / 128)) + 1
-        made = stylize(content, style, size=size, steps=tuple(several[:scales]), model="vgg16")
-        parts = judged(made.image, content, style, at)
-        rows.append((made, parts))
+    for size in (int(size) for size in sizes.split(",")):
+        made = stylize(content, style, size=size, model="vgg16")
+        verdicts = [judged(made.image, content, style, at) for at in JUDGED_AT]
+        rows.append((made, verdicts))
         shape = (HEIGHT, round(HEIGHT * made.image.shape[1] / made.image.shape[0]))
         strip.append(images.resize(made.image, shape))
-        click.echo(f"{size}: style {parts['style']:.5f}, content {parts['content']:.4f}")
+        told = ", ".join(f"{parts['style']:.4f}" for parts in verdicts)
+        click.echo(f"{size}: style {told}; {made.settings['seconds']:.0f} s")
     images.write(out / "docs" / "sizes.jpg", np.concatenate(strip, axis=1))
-    base = rows[0][1]["style"]
+    text = table(rows, content, style)
+    (out / "benchmarks" / "SIZES.md").write_text(text)
+
+
+def table(rows: list[tuple[Result, list[dict[str, float]]]], content: Path, style: Path) -> str:
+    """Write what was found."""
+    made, first = rows[0]
+    columns = [f"style at {at} | of the first | content at {at}" for at in JUDGED_AT]
     lines = [
         "# The same look at every size",
         "",
-        f"`python benchmarks/sizes.py`: {content.name} in {style.name} with the default weights;",
-        f"each picture scaled to {at} pixels and judged there by the default losses in",
-        f"float32, with the style scaled to {at} too. Made on {platform.machine()}, "
-        f"{rows[0][0].settings['device']}, jax {jax.__version__}.",
+        f"`python benchmarks/sizes.py`: {content.name} in {style.name} with the defaults and VGG16",
+        f"on {platform.machine()} {made.settings['device']} in {made.settings['dtype']}, "
+        f"jax {jax.__version__}.",
+        "Each picture is scaled to one size and judged there by the default losses in float32, the",
+        f"style scaled to that size too: {JUDGED_AT[0]} pixels, which no scale of the pyramid was",
+        f"optimised for, and {JUDGED_AT[1]}, the pyramid's first scale, which a small picture has",
+        "left fewer steps ago. A style is not enlarged beyond its own size; above that the finest",
+        "strokes stay as many pixels wide.",
         "",
         "![](../docs/sizes.jpg)",
         "",
-        "| size | steps a scale | style loss | of the first | content loss |",
-        "| ---: | --- | ---: | ---: | ---: |",
+        f"| size | steps a scale | seconds | {' | '.join(columns)} |",
+        f"| ---: | --- | ---: |{' ---: | ---: | ---: |' * len(JUDGED_AT)}",
     ]
-    for made, parts in rows:
-        given = ", ".join(str(step) for step in made.settings["steps"])
-        lines.append(
-            f"| {max(made.image.shape)} | {given} | {parts['style']:.5f} | "
-            f"{parts['style'] / base:.2f} | {parts['content']:.3f} |"
-        )
-    (out / "benchmarks" / "SIZES.md").write_text("\n".join(lines) + "\n")
+    for made, verdicts in rows:
+        steps = ", ".join(str(step) for step in made.settings["steps"])
+        cells = [
+            f"{parts['style']:.4f} | {parts['style'] / base['style']:.2f} | {parts['content']:.3f}"
+            for parts, base in zip(verdicts, first, strict=True)
+        ]
+        seconds = made.settings["seconds"]
+        size = max(made.image.shape)
+        lines.append(f"| {size} | {steps} | {seconds:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from nst_jax.architectures import Padding, Pooling
-from nst_jax.settings import PAPER, Color, Form, Settings
+from nst_jax.settings import PAPER, STEPS, Color, Form, Settings
 
 __all__ = [
     "BALANCE_OPTIONS",
@@ -153,7 +153,12 @@ OUT_OPTIONS: Final = (
 )
 SIZE_OPTIONS: Final = (
     setting("--size", Size(), "Longest side of the output."),
-    setting("--steps", Steps(), "Updates of the picture at each scale, or from the coarsest on."),
+    setting(
+        "--steps",
+        Steps(),
+        "Updates of the picture at each scale, or from the coarsest on, the last for the rest.",
+        default=",".join(map(str, STEPS)),
+    ),
 )
 INIT: Final = "Start from noise, gray or an image file."
 INIT_OPTIONS: Final = (setting("--init", str, INIT, default="noise"),)

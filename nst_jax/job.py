@@ -24,7 +24,7 @@ from nst_jax.objective import LossWeights, Targets, make_targets
 from nst_jax.optimize import has_line_search
 from nst_jax.precision import network_dtype
 from nst_jax.pyramid import Scale, shapes
-from nst_jax.settings import Settings
+from nst_jax.settings import STEPS, Settings
 
 __all__ = [
     "Job",
@@ -223,6 +223,7 @@ def record(job: Job) -> dict[str, Any]:
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
             "scales": [max(scale.shape) for scale in job.scales],
+            "steps": [scale.steps for scale in job.scales],
             "steps_wanted": sum(scale.steps for scale in job.scales),
             "dtype": job.params["conv1_1"]["kernel"].dtype.name,
             "model": job.weights.model,
@@ -276,7 +277,10 @@ def _regions(
 
 def _scales(settings: Settings, shape: tuple[int, int]) -> list[Scale]:
     sizes = shapes(shape, settings.min_scale)
-    steps = settings.steps if isinstance(settings.steps, tuple) else (settings.steps,)
+    if settings.steps is None:
+        steps = STEPS[: len(sizes)]
+    else:
+        steps = settings.steps if isinstance(settings.steps, tuple) else (settings.steps,)
     if len(steps) > len(sizes):
         sides = ", ".join(str(max(size)) for size in sizes)
         raise InputError(f"{len(steps)} numbers of steps for {len(sizes)} scales ({sides} pixels)")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and the command line's h
     from nst_jax.images import ImageSource
     from nst_jax.weights import Weights
 
-__all__ = ["PAPER", "Color", "Form", "Settings", "changed"]
+__all__ = ["PAPER", "STEPS", "Color", "Form", "Settings", "changed"]
 
 Form = Literal["relative", "paper"]
 """How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
@@ -30,6 +30,9 @@ Color = Literal["style", "luminance", "match", "histogram"]
 
 LARGEST_WEIGHT: Final = 1e30  # float32 ends at 3.4e38
 LARGEST_STYLE_SCALE: Final = 10
+STEPS: Final = (200, 100, 80, 60, 40)
+"""Updates by scale, from the coarsest on; the last for all further ones. Coarse steps lay the
+picture out and are cheap; fine ones are dear, and move it away from what the coarse ones found."""
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -40,7 +43,8 @@ class Settings:
     Attributes:
         size: longest side of the output in pixels; None keeps the content's own size.
         steps: updates of the picture at each scale: one number for all of them, or several from
-            the coarsest on, of which the last holds for all further ones.
+            the coarsest on, of which the last holds for all further ones. None for `STEPS`, as
+            many of them as there are scales.
         min_scale: how far down the pyramid of sizes goes, in pixels of the longest side: the
             picture is made from coarse to fine in steps of √2. None makes it at its own size
             alone, as does a number above it over √2.
@@ -86,7 +90,7 @@ class Settings:
     """
 
     size: int | None = 512
-    steps: int | tuple[int, ...] = 100
+    steps: int | tuple[int, ...] | None = None
     min_scale: int | None = 128
     content_weight: float = 0.05
     style_weight: float = 1.0
@@ -122,7 +126,8 @@ class Settings:
         for name in ("seed", "size", "min_scale"):
             if name == "seed" or getattr(self, name) is not None:
                 self._convert(name, operator.index, "a whole number")
-        self._convert("steps", _one_or_several, "a whole number, or several")
+        if self.steps is not None:
+            self._convert("steps", _one_or_several, "a whole number, or several")
         for name in ("content_weight", "style_weight", "tv"):
             self._convert(name, float, "a number")
             value = getattr(self, name)
@@ -159,7 +164,8 @@ class Settings:
             raise InputError("content_weight and style_weight are both 0; one must count")
         if self.size is not None and self.size < 16:
             raise InputError(f"size is {self.size}; the network needs at least 16 pixels")
-        if min((self.steps,) if isinstance(self.steps, int) else self.steps) < 0:
+        steps = (self.steps,) if isinstance(self.steps, int) else self.steps or STEPS
+        if min(steps) < 0:
             raise InputError(f"steps is {self.steps}; it cannot be negative")
         if self.min_scale is not None and self.min_scale < 16:
             raise InputError(f"min_scale is {self.min_scale}; the network needs at least 16 pixels")

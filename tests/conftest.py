@@ -1,5 +1,7 @@
 """Real weights, real photos and an independent network, shared by the tests of the numerics."""
 
+import os
+from pathlib import Path
 from typing import no_type_check
 
 import hypothesis
@@ -33,6 +35,27 @@ CONFIGURATIONS = {  # 0 is a pooling
     "vgg16": (64, 64, 0, 128, 128, 0, *[256] * 3, 0, *[512] * 3, 0, *[512] * 3),
     "vgg19": (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4),
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compile_once(tmp_path_factory):
+    """Keep compiled programs for the session: many tests run jobs of the same shapes."""
+    settings = {
+        "jax_compilation_cache_dir": tmp_path_factory.mktemp("compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value if isinstance(value, float) else str(value))
+        os.environ[name.upper()] = str(value)  # for the programs that tests start
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in an empty folder that also holds the cache, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NST_JAX_OFFLINE", "1")
+    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from test_cli import CAT, EXAMPLES, FOR_BOTH, INK, SWIRLS, call, error_line, ref
 from nst_jax import InputError, cli_many, images, stylize
 from nst_jax.folders import pictures_in, stylize_pairs
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 COFFEE = EXAMPLES / "coffee.jpg"
 OPTIONS = {
     "size": 64,
@@ -22,13 +24,6 @@ OPTIONS = {
     "style_layers": {"relu1_1": 1.0, "relu2_1": 0.5},
     "content_layers": {"relu2_2": 1.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NST_JAX_OFFLINE", "1")
-    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from test_cli import EXAMPLES, FOR_BOTH, INK, SWIRLS, call, error_line
 
 from nst_jax import InputError, images, interpolate, stylize, stylize_each, texture
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 ASTRONAUT, MASK = EXAMPLES / "astronaut.jpg", EXAMPLES / "astronaut-mask.png"
 OPTIONS = {
     "size": 64,
@@ -20,13 +22,6 @@ OPTIONS = {
     "style_layers": {"relu1_1": 1.0, "relu2_1": 1.0},
     "content_layers": {"relu2_2": 1.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NST_JAX_OFFLINE", "1")
-    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

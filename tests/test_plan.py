@@ -9,6 +9,8 @@ from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
 
 from nst_jax import InputError, TooLargeError, plan, stylize
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 SMALL = {
     "size": 96,
     "min_scale": 60,
@@ -18,13 +20,6 @@ SMALL = {
     "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
     "content_layers": {"relu2_2": 1.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NST_JAX_OFFLINE", "1")
-    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

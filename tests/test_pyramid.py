@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nst_jax import DivergedError, InputError, Settings, interpolate, minimise, stylize, texture
+from nst_jax.job import prepare
 from nst_jax.optimize import State
 from nst_jax.pyramid import Scale, carry, climb, shapes
 
@@ -191,7 +192,7 @@ def test_each_scale_compiles_what_the_record_says(cat, roofs, caplog):
     assert made["scales"] == [29, 41, 58]
     assert sum(any(name in message for name in names) for message in compiled) == made["programs"]
     assert made["programs"] == 6
-    assert (made["steps"], made["steps_done"], made["steps_wanted"]) == ([2, 3], 8, 8)
+    assert (made["steps"], made["steps_done"], made["steps_wanted"]) == ([2, 3, 3], 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,14 @@ def test_blends_go_from_the_first_style_to_the_last(cat, roofs, petals, batch):
     assert len(strip[0].settings["styles"]) == 1
     distances = [np.abs(made.image - strip[0].image).mean() for made in strip]
     assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize(
+    ("min_scale", "steps"), [(32, [200, 100, 80, 60, 40, 40]), (136, [200, 100]), (None, [200])]
+)
+def test_default_steps_fall_from_the_coarsest_on(cat, roofs, min_scale, steps):
+    job = prepare(cat, [roofs], Settings(size=192, min_scale=min_scale, model="vgg16"))
+    assert [scale.steps for scale in job.scales] == steps
 
 
 def test_blends_pass_every_style(cat, roofs, petals):

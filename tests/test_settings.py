@@ -82,7 +82,7 @@ def test_a_change_to_settings_is_checked_too():
 
 def test_defaults_are_the_documented_ones():
     made = Settings()
-    assert (made.size, made.steps, made.optimizer, made.init) == (512, 100, "lbfgs", "content")
+    assert (made.size, made.steps, made.optimizer, made.init) == (512, None, "lbfgs", "content")
     assert (made.form, made.pooling, made.padding) == ("relative", "max", "replicate")
     assert made.color == "style"
     assert (made.model, made.dtype, made.weights, made.lr) == ("auto", "auto", None, None)
