@@ -103,7 +103,7 @@ def test_a_whole_job_as_a_program():
     assert "loss=" in done.stderr
     found = {path.name for path in Path().iterdir()}
     previews = {f"out file ü-{step:06d}.png" for step in (5, 10)}
-    assert found == {"out file ü.png", "trace.jsonl", "cache", *previews}
+    assert found == {"out file ü.png", "trace.jsonl", *previews}
 
     picture = images.read("out file ü.png").pixels
     content = images.resize(images.read(CAT).pixels, (43, 64))

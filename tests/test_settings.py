@@ -69,7 +69,7 @@ def test_an_invalid_setting_is_one_clear_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", EDGES, ids=str)
+@pytest.mark.parametrize("changes", EDGES)
 def test_the_ends_of_the_ranges_are_valid(changes):
     made = Settings(**changes)
     assert {name: getattr(made, name) for name in changes} == changes
