@@ -48,7 +48,7 @@ PAIRS: Final = {
 
 TOOLS: Final = ("nst_jax", "neural-style-pt", "crowsonkb")
 SCHEDULES: Final = {
-    "nst_jax": "{} steps (a scale, where there are several) fitted to the time",
+    "nst_jax": "{} steps at the last scale, at coarser ones more as by default, fitted to the time",
     "crowsonkb": "{first} steps at the first scale, {} at each other; the recipe: 1000 and 500",
 }
 """The tools whose steps must be known beforehand; what their run is said to have been."""

@@ -117,13 +117,17 @@ def nst_jax(
 
     from nst_jax import Settings, stylize
     from nst_jax import weights as weight_files
+    from nst_jax.pyramid import shapes
+    from nst_jax.settings import STEPS
 
     loaded = weight_files.load(weights)
     jax.devices()
+    scales = len(shapes(images.fit(images.read(content).pixels.shape, size), Settings().min_scale))
 
     def paint(steps: int | None, watch: Watch) -> np.ndarray:
         assert steps is not None
-        settings = Settings(size=size, steps=steps, weights=loaded, dtype=precision)
+        fewer = tuple(step * steps // STEPS[-1] for step in STEPS[:scales])
+        settings = Settings(size=size, steps=fewer, weights=loaded, dtype=precision)
         return stylize(
             content,
             style,
