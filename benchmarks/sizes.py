@@ -79,13 +79,13 @@ def table(rows: list[tuple[Result, list[dict[str, float]]]], content: Path, styl
     lines = [
         "# The same look at every size",
         "",
-        f"`python benchmarks/sizes.py`: {content.name} in {style.name} with the defaults and VGG16 on",
-        f"{platform.machine()}, {os.cpu_count()} cores, {made.settings['device']}, in "
+        f"`python benchmarks/sizes.py`: {content.name} in {style.name} with the defaults and VGG16",
+        f"on {platform.machine()}, {os.cpu_count()} cores, {made.settings['device']}, in "
         f"{made.settings['dtype']}, jax {jax.__version__}.",
         "Each picture is scaled to one size and judged there by the default losses in float32, the",
         f"style scaled to that size too: {JUDGED_AT[0]} pixels, which no scale of the pyramid was",
-        f"optimised for, and {JUDGED_AT[1]}, the pyramid's first scale. A style is not enlarged beyond",
-        "its own size; above that the finest strokes stay as many pixels wide.",
+        f"optimised for, and {JUDGED_AT[1]}, the pyramid's first scale. A style is not enlarged",
+        "beyond its own size; above that the finest strokes stay as many pixels wide.",
         "",
         "![](../docs/sizes.jpg)",
         "",
