@@ -255,9 +255,10 @@ def stop_on_interrupt() -> Iterator[Callable[..., bool]]:
     state = {"started": False, "wanted": False}
 
     def handle(signum: int, frame: Any) -> None:
-        if state["wanted"] or not state["started"]:
+        again, state["wanted"] = state["wanted"], True
+        if again or not state["started"]:
+            # Python ignores what is raised during a garbage collection; the wish stays.
             raise KeyboardInterrupt
-        state["wanted"] = True
         os.write(2, b"\nstopping after this step; Ctrl-C again to give up\n")
 
     def interrupted(*, started: bool) -> bool:

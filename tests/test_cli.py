@@ -240,9 +240,17 @@ def test_interrupt_before_the_first_step_leaves_nothing():
         os.close(writer)
         out, err = running.communicate(timeout=60)
     assert running.returncode != 0
-    assert b"Traceback" not in err
+    if b"Exception ignored in" not in err:  # it came during a garbage collection
+        assert b"Traceback" not in err
     assert out == b""
     assert not Path("out.png").exists()
+
+
+def test_an_interrupt_that_python_ignores_stops_after_the_first_step():
+    with cli_job.stop_on_interrupt() as interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted(started=True)
 
 
 # Jobs
