@@ -107,15 +107,19 @@ def _as_product(
     x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
 ) -> Float[Array, "_ _ n"]:
     """The barriers keep XLA from fusing the rearrangements into loops that it runs slowly."""
-    x = jnp.pad(x, ((margin - 1, margin - 1), (margin - 1, margin - 1), (0, 0)))
     h, w, c = x.shape
     n = kernel.shape[-1]
+    x = lax.optimization_barrier(x)
     if 3 * n <= c:  # few outputs, the image's gradient: all nine taps beside each other there
         by_tap = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * n)
         taps = _product(x.reshape(h * w, c), by_tap).reshape(h, w, 3, 3, n)
-        taps = lax.optimization_barrier(jnp.pad(taps, ((1, 1), (1, 1), (0, 0), (0, 0), (0, 0))))
-        total = sum(taps[i : i + h, j : j + w, i, j] for i in range(3) for j in range(3))
+        around = [(margin, margin)] * 2 + [(0, 0)] * 3
+        taps = lax.optimization_barrier(jnp.pad(taps, around))
+        height, width = h + 2 * margin - 2, w + 2 * margin - 2
+        total = sum(taps[i : i + height, j : j + width, i, j] for i in range(3) for j in range(3))
         return jnp.asarray(total).astype(x.dtype)
+    x = jnp.pad(x, ((margin - 1, margin - 1), (margin - 1, margin - 1), (0, 0)))
+    h, w = x.shape[:2]
     # Pairs of bfloat16 move as one integer: XLA shifts and joins those ten times as fast.
     pairs = lax.bitcast_convert_type(x.reshape(h, w, c // 2, 2), jnp.uint32)
     pairs = lax.optimization_barrier(jnp.pad(pairs, ((0, 0), (1, 1), (0, 0))))
