@@ -57,6 +57,7 @@ AGREEMENT: Final = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 2e-2}
 """How far the start's loss may be from the reference's, as a share of it."""
 
 MATMUL_SIZE: Final = {"cpu": 2048, "gpu": 8192}
+ALLOCATOR: Final = "GLIBC_TUNABLES"
 USUAL_EFFICIENCY: Final = 0.5
 """The share of the peak that is expected when time is predicted."""
 
@@ -245,6 +246,8 @@ def facts(probes: dict[str, Message]) -> dict[str, str]:
     for probe in probes.values():
         versions |= probe["versions"]
     words = ["python", "benchmarks/compare.py", *sys.argv[1:]]
+    if ALLOCATOR in os.environ:  # it decides how often memory's pages are handed out anew
+        words.insert(0, f"{ALLOCATOR}={os.environ[ALLOCATOR]}")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": f"{processor()}, {os.cpu_count()} cores",

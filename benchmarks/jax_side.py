@@ -112,8 +112,9 @@ class JaxContender:
         _set_precision(precision, device)
         content, styles, self.start = (jnp.asarray(pixels) for pixels in pictures(job))
         self.params = cast(network(), DTYPES[precision])
-        self.shared = content_targets(self.params, content)
-        self.own = [style_targets(self.params, style) for style in styles]
+        self.shared = jax.block_until_ready(content_targets(self.params, content))
+        # One after another: side by side they would take the memory of all.
+        self.own = [jax.block_until_ready(style_targets(self.params, style)) for style in styles]
         self.optimizer = optimizer(job.optimizer)  # the same object again needs no new compilation
         self.vmapped = job.batch > 1 and (mode == "vmap" or device == "gpu")
         if self.vmapped:
