@@ -26,7 +26,8 @@ JAX or PyTorch reached in the same precision and the same run. Memory is the pro
 the GPU's, at its peak, and its growth over what the process took once the library was imported.
 Losses are compared at the start and before the last step. L-BFGS runs without a line search on both
 sides, so that its steps do equal work; its first step is scaled differently in Optax and in
-PyTorch, and its losses part from there.
+PyTorch, and its losses part from there. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command
+gives both sides their memory in huge pages, as some Linux systems do by themselves.
 """
 
 
