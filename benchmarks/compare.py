@@ -76,7 +76,7 @@ def main() -> None:
             known = ", ".join(CONTENDERS[device])
             raise SystemExit(f"unknown contender {contender!r}; on this {device}: {known}")
     results = Results(
-        f"GPU: {gpus[-1]}" if device == "gpu" else f"CPU: {processor()}, {os.cpu_count()} cores",
+        f"GPU: {gpus[-1]}" if device == "gpu" else f"CPU: {cpu()}",
         facts(probes),
         peaks(contenders, device, helpers),
         contenders,
@@ -255,6 +255,12 @@ def facts(probes: dict[str, Message]) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "command": f"`{shlex.join(Path(w).name if w.startswith('/') else w for w in words)}`",
     }
+
+
+def cpu() -> str:
+    """What its results are filed under; how memory is handed out makes a difference there."""
+    pages = ", huge pages" if "hugetlb=1" in os.environ.get(ALLOCATOR, "") else ""
+    return f"{processor()}, {os.cpu_count()} cores{pages}"
 
 
 def processor() -> str:
