@@ -13,6 +13,7 @@ from common import (
     LBFGS_LR,
     LBFGS_MEMORY,
     SETTINGS,
+    TAPS,
     Contender,
     Job,
     Message,
@@ -23,10 +24,17 @@ from common import (
     pictures,
 )
 
-from nst_jax import LossWeights, Targets, loss, make_targets, minimise, minimise_each
-from nst_jax.params import Params
+from nst_jax import (
+    LossWeights,
+    Targets,
+    loss,
+    make_targets,
+    minimise,
+    minimise_each,
+    prepare_params,
+)
 
-DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}
 WEIGHTS = LossWeights(
     SETTINGS.content_weight,
     SETTINGS.style_weight,
@@ -61,17 +69,6 @@ def matmul_rate(precision: str, device: str, size: int) -> float:
 def device_peak_bytes() -> int:
     """The most that arrays and programs have held on the GPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-
-def cast(params: Params, dtype: Any) -> dict[str, dict[str, jax.Array]]:
-    """The network in ``dtype``, its preprocessing in float32: as `nst_jax.stylize` has them."""
-    return {
-        layer: {
-            name: jnp.asarray(value, jnp.float32 if layer == "input" else dtype)
-            for name, value in arrays.items()
-        }
-        for layer, arrays in params.items()
-    }
 
 
 @jax.jit
@@ -111,7 +108,7 @@ class JaxContender:
     def __init__(self, job: Job, mode: str, precision: str, device: str) -> None:
         _set_precision(precision, device)
         content, styles, self.start = (jnp.asarray(pixels) for pixels in pictures(job))
-        self.params = cast(network(), DTYPES[precision])
+        self.params = prepare_params(network(), DTYPES[precision], TAPS)
         self.shared = jax.block_until_ready(content_targets(self.params, content))
         # One after another: side by side they would take the memory of all.
         self.own = [jax.block_until_ready(style_targets(self.params, style)) for style in styles]

@@ -142,9 +142,9 @@ class Step:
         for name in used_convs():
             shapes.setdefault((side(name, self.job.size), *conv_shape(name)), []).append(name)
         many = jax.vmap(convolve, (0, None))
+        key = jax.random.key(0)
         for (length, *shape), names in shapes.items():
-            key = jax.random.key(0)
-            kernel = jax.random.normal(key, shape, self.dtype)
+            kernel = self.params[names[0]]["kernel"]
             x = jax.random.normal(key, (self.job.batch, length, length, shape[2]), self.dtype)
             dy = jax.random.normal(key, (self.job.batch, length, length, shape[3]), self.dtype)
 

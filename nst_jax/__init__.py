@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nst_jax.errors import DivergedError, InputError, TooLargeError
     from nst_jax.objective import LossWeights, Targets, loss, make_targets
     from nst_jax.optimize import Outcome, Progress, minimise, minimise_each
+    from nst_jax.precision import prepare_params
     from nst_jax.result import Result
     from nst_jax.settings import PAPER, Settings
     from nst_jax.stylization import interpolate, reconstruct, stylize, stylize_each, texture
@@ -37,6 +38,7 @@ __all__ = [
     "make_targets",
     "minimise",
     "minimise_each",
+    "prepare_params",
     "reconstruct",
     "stylize",
     "stylize_each",
@@ -47,6 +49,7 @@ _HOMES = {
     "errors": ("DivergedError", "InputError", "TooLargeError"),
     "objective": ("LossWeights", "Targets", "loss", "make_targets"),
     "optimize": ("Outcome", "Progress", "minimise", "minimise_each"),
+    "precision": ("prepare_params",),
     "settings": ("PAPER", "Settings"),
     "result": ("Result",),
     "stylization": ("interpolate", "reconstruct", "stylize", "stylize_each", "texture"),

@@ -29,15 +29,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from nst_jax import winograd
+
 __all__ = ["convolve"]
 
 
 Border = Literal["SAME", "VALID"]
+Kernel = Float[Array, "3 3 c n"] | Float[Array, "36 c n"]
+"""As trained, or as `nst_jax.winograd.transform` gives them."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], border: Border = "SAME"
+    x: Float[Array, "h w c"], kernel: Kernel, border: Border = "SAME"
 ) -> Float[Array, "_ _ n"]:
     """Correlate one image with ``kernel`` in their common dtype.
 
@@ -51,10 +55,10 @@ def _margin(border: Border) -> int:
     return 1 if border == "SAME" else 0
 
 
-def _correlate(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
-) -> Float[Array, "_ _ n"]:
+def _correlate(x: Float[Array, "h w c"], kernel: Kernel, margin: int) -> Float[Array, "_ _ n"]:
     """Correlate with ``margin`` rows and columns of zeros on every side."""
+    if kernel.ndim == 3:
+        return winograd.correlate(x, kernel, margin)
     ways = {"tpu": partial(_as_columns, margin=margin)}
     if x.dtype == jnp.bfloat16 and margin > 0 and x.shape[-1] % 2 == 0:
         ways["cpu"] = partial(_as_product, margin=margin)
@@ -137,20 +141,26 @@ def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m 
 
 
 def _forward(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], border: Border
-) -> tuple[Float[Array, "_ _ n"], tuple[Array, Array]]:
+    x: Float[Array, "h w c"], kernel: Kernel, border: Border
+) -> tuple[Float[Array, "_ _ n"], tuple[Array, Kernel]]:
     return convolve(x, kernel, border), (x, kernel)
 
 
 def _backward(
-    border: Border, residuals: tuple[Array, Array], cotangent: Float[Array, "_ _ n"]
-) -> tuple[Float[Array, "h w c"], Float[Array, "3 3 c n"]]:
+    border: Border, residuals: tuple[Array, Kernel], cotangent: Float[Array, "_ _ n"]
+) -> tuple[Float[Array, "h w c"], Kernel]:
     x, kernel = residuals
-    # The kernel's gradient is exact too; where nobody asks for it, XLA removes it and x with it.
     margin = _margin(border)
-    (to_kernel,) = jax.linear_transpose(lambda k: _as_convolution(x, k, margin), kernel)(cotangent)
-    reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    return _correlate(cotangent, reversed_kernel, 2 - margin), to_kernel
+    if kernel.ndim == 3:
+        to_x = winograd.correlate(cotangent, kernel, 2 - margin, reverse=True)
+        of_kernel = partial(winograd.correlate, x, margin=margin)
+    else:
+        reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+        to_x = _correlate(cotangent, reversed_kernel, 2 - margin)
+        of_kernel = partial(_as_convolution, x, margin=margin)
+    # The kernel's gradient is exact too; where nobody asks for it, XLA removes it and x with it.
+    (to_kernel,) = jax.linear_transpose(of_kernel, kernel)(cotangent)
+    return to_x, to_kernel
 
 
 convolve.defvjp(_forward, _backward)

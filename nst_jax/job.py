@@ -22,7 +22,7 @@ from nst_jax.images import ImageSource
 from nst_jax.memory import compile_to_fit, parse_bytes
 from nst_jax.objective import LossWeights, Targets, make_targets
 from nst_jax.optimize import has_line_search
-from nst_jax.precision import network_dtype
+from nst_jax.precision import prepare_params
 from nst_jax.pyramid import Scale, shapes
 from nst_jax.settings import STEPS, Settings
 
@@ -66,8 +66,9 @@ class Job(NamedTuple):
     """Where each style paints, if not everywhere."""
     start: Float[Array, "h0 w0 3"]
     """At the first scale."""
-    weights: weight_files.Weights
-    params: dict[str, dict[str, Array]]
+    weights: dict[str, str]
+    """Which these are: their part of `record`."""
+    params: dict[str, dict[str, Any]]
     loss_weights: LossWeights
     memory: int | None
     """How many bytes it may take; None for what is free."""
@@ -100,6 +101,8 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
     if goal is not None:
         goal, style_pixels = colors.recolored(settings.color, goal, alpha, style_pixels)
     start = _start(settings, goal, scales[0].shape)
+    content_layers = settings.content_layers if with_content else {}
+    style_layers = settings.style_layers if with_style else {}
     loaded = (
         settings.weights
         if isinstance(settings.weights, weight_files.Weights)
@@ -116,14 +119,19 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
         style_pixels,
         regions,
         start,
-        loaded,
-        _to_device(loaded.params, network_dtype(settings.dtype)),
+        {
+            "model": loaded.model,
+            "weights": loaded.path.name,
+            "weights_sha256": loaded.sha256,
+            "weights_source": loaded.source,
+        },
+        prepare_params(loaded.params, settings.dtype, [*content_layers, *style_layers]),
         LossWeights(
             settings.content_weight,
             settings.style_weight,
             settings.tv,
-            settings.content_layers if with_content else {},
-            settings.style_layers if with_style else {},
+            content_layers,
+            style_layers,
         ),
         None if settings.memory is None else parse_bytes(settings.memory),
         begun,
@@ -212,6 +220,7 @@ def record(job: Job) -> dict[str, Any]:
     return (
         values
         | lists
+        | job.weights
         | {
             "version": version("nst-jax"),
             "content": None if job.content is None else name_of(job.content),
@@ -226,10 +235,6 @@ def record(job: Job) -> dict[str, Any]:
             "steps": [scale.steps for scale in job.scales],
             "steps_wanted": sum(scale.steps for scale in job.scales),
             "dtype": job.params["conv1_1"]["kernel"].dtype.name,
-            "model": job.weights.model,
-            "weights": job.weights.path.name,
-            "weights_sha256": job.weights.sha256,
-            "weights_source": job.weights.source,
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
@@ -321,16 +326,6 @@ def _start(
     if isinstance(settings.init, str) and settings.init == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
-
-
-def _to_device(params: weight_files.Params, dtype: Any) -> dict[str, dict[str, Array]]:
-    return {
-        layer: {
-            name: jnp.asarray(value, jnp.float32 if layer == "input" else dtype)
-            for name, value in arrays.items()
-        }
-        for layer, arrays in params.items()
-    }
 
 
 @cache  # the same object again means no new compilation

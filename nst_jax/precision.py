@@ -1,12 +1,60 @@
-"""Which number format the network computes in."""
+"""The network's weights as it computes with them: in which number format, and in which form."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["network_dtype"]
+from nst_jax import winograd
+from nst_jax.architectures import conv_names
+from nst_jax.vgg import Params, check_taps, model_of
+
+__all__ = ["network_dtype", "prepare_params"]
+
+WINOGRAD_CHANNELS: Final = 128
+"""From so many input or output channels on, Winograd's convolution is the faster one on a CPU in
+float32: from 64 to 64 channels it takes as long as XLA's, from 64 to 128 half as long, from 512 to
+512 a third to a half (``benchmarks/NOTES.md``)."""
+
+
+def prepare_params(
+    params: Params, dtype: str = "auto", taps: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Put a network's weights on the device, in the format and form that it is fastest with.
+
+    On CPUs in float32 the form is Winograd's (`nst_jax.winograd`), in which a step takes two thirds
+    of the time. It rounds a little more, by some 1e-6 of a convolution's result, and takes four
+    times the kernels' memory. Everything takes parameters as they were loaded just as well.
+
+    Args:
+        params: converted weights (`nst_jax.weights`), of a whole network.
+        dtype: ``float32``, ``bfloat16`` or ``auto``: see `network_dtype`.
+        taps: what will be read of the network, all of it by default. Layers deeper than the deepest
+            of these stay as they are.
+
+    Raises:
+        InputError: the layers are no network's, or one of the taps is none of its.
+    """
+    number = network_dtype(dtype)
+    by_winograd = number == jnp.float32 and jax.default_backend() == "cpu"
+    model = model_of(params)
+    names = conv_names(model)
+    if taps is not None:
+        check_taps(model, taps)
+        used = [names.index(tap.replace("relu", "conv")) for tap in taps]
+        names = names[: max(used, default=-1) + 1]
+    prepared = {layer: dict(arrays) for layer, arrays in params.items()}
+    prepared["input"] = {name: jnp.asarray(x, jnp.float32) for name, x in params["input"].items()}
+    for name in names:
+        kernel, bias = params[name]["kernel"], params[name]["bias"]
+        transformed = by_winograd and max(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        prepared[name] = {
+            "kernel": winograd.transform(kernel) if transformed else jnp.asarray(kernel, number),
+            "bias": jnp.asarray(bias, number),
+        }
+    return prepared
 
 
 def network_dtype(choice: str) -> Any:

@@ -20,7 +20,7 @@ import jax_side  # noqa: E402
 import results  # noqa: E402
 import torch_reference  # noqa: E402
 
-from nst_jax import VGG  # noqa: E402
+from nst_jax import VGG, prepare_params  # noqa: E402
 
 SIZE = 64
 
@@ -48,7 +48,7 @@ def test_both_sides_have_the_same_loss_and_gradient(params, batch):
 
 
 def our_loss_and_gradient(params, content, styles, start):
-    arrays = jax_side.cast(params, jnp.float32)
+    arrays = prepare_params(params, "float32")
     shared = jax_side.content_targets(arrays, jnp.asarray(content))
     own = [jax_side.style_targets(arrays, jnp.asarray(style)) for style in styles]
 
@@ -78,7 +78,7 @@ def test_every_picture_of_a_batch_counts_by_itself(params):
 def test_activations_are_as_large_as_a_trained_networks(params, vgg16, cat):
     """Made-up layers among the trained ones neither lose nor blow up what follows."""
     trained = VGG(vgg16)(cat, ("relu4_1", "relu5_1"))
-    found = VGG(jax_side.cast(params, jnp.float32))(cat, ("relu4_1", "relu5_1"))
+    found = VGG(prepare_params(params, "float32"))(cat, ("relu4_1", "relu5_1"))
     for tap, features in trained.items():
         ratio = float(jnp.square(found[tap]).mean() / jnp.square(features).mean()) ** 0.5
         assert 0.5 < ratio < 2
