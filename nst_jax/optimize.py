@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.memory import compile_to_fit, planned_bytes
+from nst_jax.memory import compile_to_fit, give_back, planned_bytes
 
 __all__ = [
     "History",
@@ -257,7 +257,9 @@ def planned(
     state = jax.eval_shape(begin, start)
     line_search = _keeps_trials(state.opt_state)
     lowered = _chunk.lower(loss, optimizer, line_search, *state[:3], (), args, average, 0, True)
-    return planned_bytes(lowered.compile())
+    compiled = lowered.compile()
+    give_back()
+    return planned_bytes(compiled)
 
 
 def has_line_search(optimizer: optax.GradientTransformation) -> bool:

@@ -14,9 +14,9 @@ from nst_jax.vgg import Params, check_taps, model_of
 __all__ = ["network_dtype", "prepare_params"]
 
 WINOGRAD_CHANNELS: Final = 128
-"""From so many input or output channels on, Winograd's convolution is the faster one on a CPU in
-float32: from 64 to 64 channels it takes as long as XLA's, from 64 to 128 half as long, from 512 to
-512 a third to a half (``benchmarks/NOTES.md``)."""
+"""From so many input and output channels on, Winograd's convolution is the faster one on a CPU in
+float32: with 64 of either it brings nothing, with 512 it takes a third to a half of the time of
+XLA's (``benchmarks/NOTES.md``)."""
 
 
 def prepare_params(
@@ -49,7 +49,7 @@ def prepare_params(
     prepared["input"] = {name: jnp.asarray(x, jnp.float32) for name, x in params["input"].items()}
     for name in names:
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        transformed = by_winograd and max(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        transformed = by_winograd and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
         prepared[name] = {
             "kernel": winograd.transform(kernel) if transformed else jnp.asarray(kernel, number),
             "bias": jnp.asarray(bias, number),

@@ -1,5 +1,8 @@
 """A program that does not fit is refused before it runs, whoever notices."""
 
+import ctypes
+import sys
+
 import jax
 import jax.numpy as jnp
 import psutil
@@ -108,3 +111,18 @@ def test_a_compiler_that_finds_no_room_is_understood():
 def test_other_failures_of_the_compiler_are_not_hidden():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         memory.compile_to_fit(Refusing("INTERNAL: a bug"))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
+def test_what_was_freed_is_given_back():
+    """Python takes blocks of this size from the system's allocator, which keeps them below one that
+    is still used."""
+    blocks = [bytes(2**16) for _ in range(3000)]
+    used = memory.used_bytes()
+    del blocks[:-1]
+    kept = memory.used_bytes()
+    memory.give_back()
+    assert kept > used - 10 * 2**20
+    assert memory.used_bytes() < used - 150 * 2**20
