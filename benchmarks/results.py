@@ -20,14 +20,15 @@ One step is one evaluation of the loss and its gradient, and the optimiser's upd
 minimise the same loss (nst_jax's defaults: content at relu4_2, style at relu1_1 … relu5_1) with the
 same weights in VGG19's shape, from the same start. Several pictures are one content with a style
 each. Milliseconds are the median over rounds in which the contenders take turns, with the fastest
-and the slowest; the first call, compilation with it, is apart. Arithmetic is what the convolutions
-and Gram matrices need, forward and back to the picture; the peak is the best matrix product that
-JAX or PyTorch reached in the same precision and the same run. Memory is the process' (on a CPU) or
-the GPU's, at its peak, and its growth over what the process took once the library was imported.
-Losses are compared at the start and before the last step. L-BFGS runs without a line search on both
-sides, so that its steps do equal work; its first step is scaled differently in Optax and in
-PyTorch, and its losses part from there. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command
-gives both sides their memory in huge pages, as some Linux systems do by themselves.
+and the slowest; the first call, compilation with it, is apart. Arithmetic is what the convolutions,
+as they are defined, and Gram matrices need, forward and back to the picture (nst_jax's float32 on
+CPUs does with less, by Winograd's algorithm); the peak is the best matrix product that JAX or
+PyTorch reached in the same precision and the same run. Memory is the process' (on a CPU) or the
+GPU's, at its peak, and its growth over what the process took once the library was imported. Losses
+are compared at the start and before the last step. L-BFGS runs without a line search on both sides,
+so that its steps do equal work; its first step is scaled differently in Optax and in PyTorch, and
+its losses part from there. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command gives both
+sides their memory in huge pages, as some Linux systems do by themselves.
 """
 
 

@@ -1,9 +1,12 @@
 """The network's one expensive operation: a 3×3 convolution of stride 1 with zero padding.
 
-On GPUs, and in float32 on CPUs, it is ``lax.conv_general_dilated``. Three things are ours, found by
-measuring XLA's CPU compiler (jaxlib 0.10.2) and by reading its TPU compiler's plans (libtpu
-0.0.42.1); ``benchmarks/NOTES.md`` has the figures:
+On GPUs it is ``lax.conv_general_dilated``. Four things are ours, found by measuring XLA's CPU
+compiler (jaxlib 0.10.2) and by reading its TPU compiler's plans (libtpu 0.0.42.1);
+``benchmarks/NOTES.md`` has the figures:
 
+- **float32 on CPU.** Kernels that `nst_jax.precision.prepare_params` has brought into Winograd's
+  form are applied in it (`nst_jax.winograd`), with a quarter of the multiplications. Those that
+  come as they were trained go to XLA's convolution.
 - **bfloat16 on CPU.** Processors with AMX multiply bfloat16 matrices several times as fast as
   float32 ones, but XLA gives a bfloat16 convolution to its float32 kernel. So on CPU it is written
   as a matrix product with float32 accumulation: the three taps of each kernel row side by side in

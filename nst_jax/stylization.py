@@ -41,7 +41,7 @@ def stylize(
         style: one such, or a list of them. Larger ones are scaled down to the output's longest
             side; smaller ones are left, because enlarging would blur their texture.
         settings: see `Settings`.
-        on_progress: called about once a second (`nst_jax.optimize.Progress`); returning True
+        on_progress: called about every two seconds (`nst_jax.optimize.Progress`); returning True
             stops with the picture so far.
         every: call at multiples of this many steps too.
         checkpoint: a file that keeps the job's state, written every two minutes and when

@@ -108,8 +108,8 @@ def test_memory_halves_the_batch_until_it_fits(monkeypatch, alone):
     monkeypatch.setattr(painting.jax, "default_backend", lambda: "gpu")
     made = list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam"))
     assert asked == [3, 2]
-    for got, want in zip(made, alone["adam"], strict=True):
-        np.testing.assert_array_equal(got.image, want.image)
+    for got, want in zip(made, alone["adam"], strict=True):  # whose kernels are in a CPU's form
+        np.testing.assert_allclose(got.image, want.image, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", optax.lbfgs(memory_size=2)], ids=["name", "own"])
