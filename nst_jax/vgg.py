@@ -94,8 +94,9 @@ class VGG(nnx.Module):
     the dtype of the kernels: cast the parameters to bfloat16 and it runs in bfloat16.
 
     Args:
-        params: converted weights (`nst_jax.weights`), kernels HWIO, with the preprocessing that
-            they were trained under in ``params["input"]``.
+        params: converted weights (`nst_jax.weights`), kernels HWIO, as they are or as
+            `nst_jax.prepare_params` gives them, with the preprocessing that they were trained under
+            in ``params["input"]``.
         pooling: how blocks are joined. ``average`` and ``l2`` are scaled so that activations keep
             the size that max pooling gives them.
         padding: border of the first convolution. ``replicate`` repeats the picture's edge, which
