@@ -254,7 +254,8 @@ COMMON_OPTIONS: Final = (
     setting(
         "--dtype",
         click.Choice(["auto", "float32", "bfloat16"]),
-        "The network's precision; auto is bfloat16 where that is fast (GPUs, TPUs, CPUs with AMX).",
+        "The network's precision; auto is bfloat16 where that is fast (GPUs, TPUs, CPUs with AMX "
+        "or AVX-512's bfloat16).",
     ),
     setting(
         "--memory",

@@ -4,13 +4,13 @@ On GPUs it is ``lax.conv_general_dilated``. Four things are ours, found by measu
 compiler (jaxlib 0.10.2) and by reading its TPU compiler's plans (libtpu 0.0.42.1);
 ``benchmarks/NOTES.md`` has the figures:
 
-- **float32 on CPU.** Kernels that `nst_jax.precision.prepare_params` has brought into Winograd's
-  form are applied in it (`nst_jax.winograd`), with a quarter of the multiplications. Those that
-  come as they were trained go to XLA's convolution.
-- **bfloat16 on CPU.** Processors with AMX multiply bfloat16 matrices several times as fast as
-  float32 ones, but XLA gives a bfloat16 convolution to its float32 kernel. So on CPU it is written
-  as a matrix product with float32 accumulation: the three taps of each kernel row side by side in
-  the depth, the three kernel rows side by side in the output, whose rows are added up afterwards.
+- **Winograd's form on CPU.** Kernels that `nst_jax.precision.prepare_params` has brought into it
+  are applied in it (`nst_jax.winograd`), with a quarter of the multiplications.
+- **bfloat16 on CPU.** Kernels that come as they were trained go to XLA's convolution, but XLA gives
+  a bfloat16 one to its float32 kernel, where processors multiply bfloat16 matrices twice (AVX-512)
+  or several times (AMX) as fast. So on CPU it is written as a matrix product with float32
+  accumulation: the three taps of each kernel row side by side in the depth, the three kernel rows
+  side by side in the output, whose rows are added up afterwards.
 - **One image on a TPU.** Its convolutions want eight images or more side by side. Of one image XLA
   cuts strips and lays them side by side, and undoes it at every pooling and Gram matrix; most of
   the step goes into that. So on TPUs the image's columns are the batch of a convolution in one

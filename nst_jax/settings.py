@@ -82,8 +82,8 @@ class Settings:
         model: ``auto`` (VGG19 if it can be had, else the bundled VGG16), ``vgg19`` or ``vgg16``.
         weights: a weight file to use instead, or `nst_jax.weights.Weights` already loaded.
         dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16
-            where that is fast: on GPUs, TPUs and processors with AMX. Losses and the picture are
-            float32 always.
+            where that is fast: on GPUs, TPUs and processors with AMX or AVX-512's bfloat16. Losses
+            and the picture are float32 always.
         memory: how much the computation may take, as ``8GB``; None for what is free when it starts.
             A picture that needs more at once is computed tile by tile (`nst_jax.tiling`), which
             gives the same picture, more slowly.

@@ -15,6 +15,12 @@ under p → 1/p, and so is a kernel's form under reversal: the reversed kernels 
 gradient needs are the same numbers in another order, and no second copy of them is kept. The points
 are accurate, too: over 256 channels the result is off by 1.3e-6 of its size (root mean square, in
 float32), with the usual 0, ±1, ±2 and ∞ by twice that.
+
+Of bfloat16 pictures only what goes into the 36 products is rounded to bfloat16, besides the result;
+the transforms and the products' sums are in float32. A convolution is then off by 1.1 %, where one
+as it is defined is off by 0.3 %. In the whole network most of that averages out: at relu5_1
+features are off by 1.9 % instead of 1.0, the gradient by 9.8 % instead of 8.3, and the loss by 7e-4
+instead of 6e-4 (VGG19's shape, 256 × 256 pixels).
 """
 
 from collections.abc import Sequence
@@ -47,12 +53,12 @@ _B: Final = (np.linalg.inv(_values(6)).T * _SCALE).round(12)
 _A: Final = _values(TILE).T
 
 
-def transform(kernel: Float[Any, "3 3 c n"]) -> Float[Array, "36 c n"]:
-    """Bring kernels (G g Gᵀ) into the form that `correlate` takes, in their dtype."""
-    taps = np.asarray(kernel)
+def transform(kernel: Float[Any, "3 3 c n"], dtype: Any = jnp.float32) -> Float[Array, "36 c n"]:
+    """Bring kernels (G g Gᵀ) into the form that `correlate` takes, rounded to ``dtype`` in it."""
+    taps = np.asarray(kernel, np.float32)
     c, n = taps.shape[2:]
     matrix = np.kron(_G, _G).astype(taps.dtype)
-    return jnp.asarray((matrix @ taps.reshape(9, c * n)).reshape(36, c, n))
+    return jnp.asarray((matrix @ taps.reshape(9, c * n)).reshape(36, c, n), dtype)
 
 
 def correlate(
@@ -78,16 +84,19 @@ def correlate(
     B, A = _B[order], _A[:, order]
 
     # A tile's last two rows and columns of six are the next tile's first two.
-    rows = [x[:down, i] if i < TILE else x[1:, i - TILE] for i in range(6)]
+    rows = [(x[:down, i] if i < TILE else x[1:, i - TILE]).astype(jnp.float32) for i in range(6)]
     x = _mix(B, rows, axis=0)
     columns = [x[:, :, :across, i] if i < TILE else x[:, :, 1:, i - TILE] for i in range(6)]
-    x = _mix(B, columns, axis=1).reshape(36, down * across, channels)
+    x = _mix(B, columns, axis=1).reshape(36, down * across, channels).astype(kernel.dtype)
 
     depth = 2 if reverse else 1
-    products = lax.dot_general(x, kernel, (((2,), (depth,)), ((0,), (0,))))
+    products = lax.dot_general(
+        x, kernel, (((2,), (depth,)), ((0,), (0,))), preferred_element_type=jnp.float32
+    )
     products = products.reshape(6, 6, down, across, -1)
     products = _mix(A, [products[:, i] for i in range(6)], axis=3)
     tiles = _mix(A, [products[i] for i in range(6)], axis=1)
+    tiles = tiles.astype(kernel.dtype)
     return tiles.reshape(TILE * down, TILE * across, -1)[:height, :width]
 
 

@@ -360,8 +360,8 @@ def test_bfloat16_is_close_to_float32():
 def test_auto_is_bfloat16_where_that_is_fast():
     made("stylize", CAT, INK, *FOR_BOTH)
     processor = Path("/proc/cpuinfo")
-    has_amx = processor.exists() and "amx_bf16" in processor.read_text()
-    fast = has_amx or jax.default_backend() != "cpu"
+    flags = set(processor.read_text().split()) if processor.exists() else set()
+    fast = flags & {"amx_bf16", "avx512_bf16"} or jax.default_backend() != "cpu"
     assert settings_of("out.png")["dtype"] == ("bfloat16" if fast else "float32")
 
 

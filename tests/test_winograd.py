@@ -33,13 +33,21 @@ def test_any_shape(h, w, c, n):
     close(convolve(x, transform(kernel)), reference(x, kernel, "SAME"), "float32")
 
 
-def test_is_as_accurate_as_said():
-    """In a layer's depth, behind a rectification: root mean squares."""
-    x, kernel = arrays(16, 16, 256, 16, "float32")
+@pytest.mark.parametrize(("dtype", "said"), [("float32", 2e-6), ("bfloat16", 1.3e-2)])
+def test_is_as_accurate_as_said(dtype, said):
+    """In a layer's depth, behind a rectification, and back: root mean squares."""
+    x, kernel = arrays(16, 16, 256, 128, "float32")
     x = jnp.maximum(x, 0)
-    want = reference(x, kernel, "SAME")
-    off = np.asarray(convolve(x, transform(kernel)), np.float64) - want
-    assert np.sqrt(np.square(off).mean() / np.square(want).mean()) < 2e-6
+    out, pull = jax.vjp(lambda x: convolve(x, transform(kernel, dtype)), x.astype(dtype))
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), dtype)
+    pairs = [
+        (out, reference(x, kernel, "SAME")),
+        (pull(cotangent)[0], gradient_reference(cotangent, kernel, "SAME")),
+    ]
+    for got, want in pairs:
+        assert got.dtype == dtype
+        off = np.asarray(got, np.float64) - want
+        assert np.sqrt(np.square(off).mean() / np.square(want).mean()) < said
 
 
 def test_several_pictures_at_once():
@@ -65,18 +73,45 @@ def test_the_kernels_gradient_is_that_of_any_linear_function():
 # --- prepared parameters -------------------------------------------------------------------------
 
 
-def test_float32_on_a_cpu_goes_by_winograd(vgg16):
-    prepared = prepare_params(vgg16, "float32")
+@pytest.fixture
+def processor(monkeypatch):
+    """Make it one that has just these of its features."""
+
+    def having(*features):
+        monkeypatch.setattr(
+            "nst_jax.precision._processor_has", lambda *flags: not {*flags}.isdisjoint(features)
+        )
+
+    return having
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "number"),
+    [
+        (["amx_bf16"], "float32", "float32"),
+        (["avx512_bf16"], "bfloat16", "bfloat16"),
+        (["avx512_bf16"], "auto", "bfloat16"),
+        ([], "bfloat16", "bfloat16"),
+        ([], "auto", "float32"),
+    ],
+)
+def test_on_a_cpu_deep_layers_go_by_winograd(vgg16, processor, features, dtype, number):
+    processor(*features)
+    prepared = prepare_params(vgg16, dtype)
     for name in conv_names("vgg16"):
+        kernel = prepared[name]["kernel"]
         taps, depth, filters = 9, *vgg16[name]["kernel"].shape[2:]
+        assert kernel.dtype == number
         if min(depth, filters) >= 128:
-            assert prepared[name]["kernel"].shape == (36, depth, filters)
+            assert kernel.shape == (36, depth, filters)
         else:
-            assert prepared[name]["kernel"].size == taps * depth * filters
+            assert kernel.size == taps * depth * filters
 
 
-def test_bfloat16_stays_as_it_is(vgg16):
-    prepared = prepare_params(vgg16, "bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_with_amx_bfloat16_stays_as_it_is(vgg16, processor, dtype):
+    processor("amx_bf16", "avx512_bf16")
+    prepared = prepare_params(vgg16, dtype)
     for name in conv_names("vgg16"):
         np.testing.assert_array_equal(
             prepared[name]["kernel"], jnp.asarray(vgg16[name]["kernel"], jnp.bfloat16)
@@ -99,8 +134,18 @@ def test_an_unknown_layer_is_told(vgg16):
         prepare_params(vgg16, "float32", ["relu9_1"])
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
-def test_loss_and_gradient_are_those_of_the_plain_parameters(vgg16, cat, roofs, pooling):
+@pytest.mark.parametrize(
+    ("pooling", "dtype", "loss_off", "gradient_off"),
+    [
+        ("max", "float32", 1e-5, 1e-3),
+        ("average", "float32", 1e-5, 1e-3),
+        ("max", "bfloat16", 1e-3, 0.12),
+    ],
+)
+def test_loss_and_gradient_are_those_of_the_plain_parameters(
+    vgg16, cat, roofs, processor, pooling, dtype, loss_off, gradient_off
+):
+    processor()
     weights = LossWeights(0.05, 1.0, 0.0, {"relu3_1": 1.0}, dict.fromkeys(LAYERS, 0.25))
     start = jnp.clip(cat + 0.1 * jax.random.normal(jax.random.key(0), cat.shape), 0, 1)
 
@@ -117,7 +162,7 @@ def test_loss_and_gradient_are_those_of_the_plain_parameters(vgg16, cat, roofs, 
         (total, _), gradient = jax.jit(value)(start, params, targets, weights)
         return float(total), np.asarray(gradient)
 
-    (plain, direction), (ours, gradient) = both(vgg16), both(prepare_params(vgg16, "float32"))
-    assert ours == pytest.approx(plain, rel=1e-5)
+    (plain, direction), (ours, gradient) = both(vgg16), both(prepare_params(vgg16, dtype))
     off = np.linalg.norm(gradient - direction) / np.linalg.norm(direction)
-    assert off < 1e-3
+    assert ours == pytest.approx(plain, rel=loss_off)
+    assert off < gradient_off
