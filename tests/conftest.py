@@ -38,10 +38,12 @@ CONFIGURATIONS = {  # 0 is a pooling
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _compile_once(tmp_path_factory):
+def _compile_once(tmp_path_factory, worker_id):
     """Keep compiled programs for the session: many tests run jobs of the same shapes."""
+    own = tmp_path_factory.getbasetemp()
+    session = own if worker_id == "master" else own.parent  # pytest-xdist's workers have one each
     settings = {
-        "jax_compilation_cache_dir": tmp_path_factory.mktemp("compiled"),
+        "jax_compilation_cache_dir": session / "compiled",
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     for name, value in settings.items():

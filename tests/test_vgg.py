@@ -111,13 +111,13 @@ def sizes(vgg16, photos):
     """The RMS at relu2_1 … relu5_1 of five photos, by pooling."""
     taps = [f"relu{block}_1" for block in range(2, 6)]
 
-    @partial(jax.jit, static_argnums=1)
-    def measure(image, pooling):
-        maps = VGG(vgg16, pooling=pooling)(image, taps).values()
+    @partial(jax.jit, static_argnums=2)
+    def measure(params, image, pooling):
+        maps = VGG(params, pooling=pooling)(image, taps).values()
         return jnp.stack([jnp.sqrt(jnp.square(x).mean()) for x in maps])
 
     images = [jnp.asarray(x[:272:2, :400:2], jnp.float32) / 255 for x in photos.values()]
-    return {kind: np.array([measure(x, kind) for x in images]) for kind in POOLING_GAIN}
+    return {kind: np.array([measure(vgg16, x, kind) for x in images]) for kind in POOLING_GAIN}
 
 
 @pytest.mark.parametrize("pooling", ["average", "l2"])
