@@ -41,7 +41,7 @@ def seconds(*words: str | Path, cache: Path) -> float:
     command = [sys.executable, "-m", "nst_jax.cli", *words, "--model", "vgg16"]
     environment = os.environ | {"NST_JAX_CACHE": str(cache), "NST_JAX_OFFLINE": "1"}
     begun = time.perf_counter()
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return time.perf_counter() - begun
