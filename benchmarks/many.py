@@ -1,8 +1,8 @@
 """What eight styles of a photo cost together and one by one: ``python benchmarks/many.py``.
 
 Whole commands, as a person starts them: ``nst-jax batch`` with all styles, and ``nst-jax stylize``
-once for each, with what an earlier run has left in the cache. Steps cost the same either way on a
-CPU (``compare.py``); what is shared is the start, the photo's features and the compiled programs.
+once for each, with what an earlier run has left in the cache. Besides the steps, two at a time on a
+CPU, what is shared is the start, the photo's features and the compiled programs.
 """
 
 import os
@@ -51,26 +51,25 @@ def seconds(*words: str | Path, cache: Path) -> float:
 @click.option("--styles", "count", default=8, help="at most 12")
 @click.option("--size", default="256")
 @click.option("--optimizer", default="lbfgs")
-@click.option("--steps", default="200,100,80,60,40")
-def main(count: int, size: str, optimizer: str, steps: str) -> None:
+@click.option("--steps", help="nst-jax's own by default")
+def main(count: int, size: str, optimizer: str, steps: str | None) -> None:
     """Print both, and their ratio."""
-    options = ["--size", size, "--optimizer", optimizer, "--steps", steps]
+    options = ["--size", size, "--optimizer", optimizer, *(["--steps", steps] if steps else [])]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "styles").mkdir()
         files = write_styles(folder / "styles", count)
 
-        def alone(style: Path) -> float:
-            out = folder / "alone.png"
-            return seconds("stylize", CONTENT, style, "-o", out, *options, cache=folder)
+        def alone(style: Path, *more: str) -> float:
+            words = ("stylize", CONTENT, style, "-o", folder / "alone.png", *options, *more)
+            return seconds(*words, cache=folder)
 
-        def together(styles: Path, out: str) -> float:
-            return seconds(
-                "batch", CONTENT, "--styles", styles, "-o", folder / out, *options, cache=folder
-            )
+        def together(styles: Path, out: str, *more: str) -> float:
+            words = ("batch", CONTENT, "--styles", styles, "-o", folder / out, *options, *more)
+            return seconds(*words, cache=folder)
 
-        alone(files[0])
-        together(files[0], "first")  # both have compiled all by now
+        alone(files[0], "--steps", "1")
+        together(files[0], "first", "--steps", "1")  # both have compiled all by now
         each = [alone(style) for style in files]
         of_all = together(folder / "styles", "all")
     click.echo(f"{count} single runs: {sum(each):.1f} s ({', '.join(f'{s:.1f}' for s in each)})")

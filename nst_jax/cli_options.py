@@ -269,8 +269,8 @@ BATCH_OPTIONS: Final = (
     click.option(
         "--batch",
         type=click.IntRange(1),
-        help="How many pictures are painted side by side (with Adam).  [default: as many as fit "
-        "on GPUs and TPUs, 1 on CPUs]",
+        help="How many pictures share a vmapped loop (with Adam); 1 for one after another.  "
+        "[default: as many as fit on GPUs and TPUs; on CPUs two side by side, in threads]",
     ),
 )
 JOB_OPTIONS: Final = (

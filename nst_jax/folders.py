@@ -93,13 +93,6 @@ def stylize_pairs(
         except InputError as error:
             broken[style] = error
 
-    stopped = False
-
-    def told(now: Progress) -> bool:
-        nonlocal stopped
-        stopped = on_progress is not None and bool(on_progress(now))
-        return stopped
-
     for content in contents:
         left = []
         for pair in pairs:
@@ -114,9 +107,10 @@ def stylize_pairs(
         size = batch
         while left:
             names = [pair.style for pair in left]
+            made = stylize_each(content, names, settings, batch=size, on_progress=on_progress)
             try:
-                for result in stylize_each(content, names, settings, batch=size, on_progress=told):
-                    if stopped:
+                for result in made:
+                    if result.settings["stopped"]:
                         return
                     result.save(left[0].out)
                     yield left.pop(0)

@@ -79,6 +79,8 @@ class Progress(NamedTuple):
     """Wall-clock time since the first step began, compilation apart."""
     state: State
     """Where the loop is; its arrays are reused as soon as the callback returns."""
+    picture: int = 0
+    """Which of several pictures it is (`nst_jax.stylize_each`), from 0; the first of a batch."""
 
 
 class Outcome(NamedTuple):

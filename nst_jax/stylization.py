@@ -129,11 +129,12 @@ def stylize_each(
         content: as for `stylize`.
         styles: a path, PIL image or array each.
         settings: see `Settings`; without style weights, as there is nothing to blend.
-        batch: how many pictures are painted side by side, in one vmapped loop. By default one on
-            CPUs, where more bring nothing (``benchmarks/RESULTS.md``), and with a line search;
-            elsewhere as many as fit the memory.
-        on_progress: as for `stylize`, told of each batch from its first step. Of several pictures
-            ``image`` is (k, h, w, 3) and the losses are means.
+        batch: how many pictures share a vmapped loop; 1 for one after another. By default as many
+            as fit the memory; but one after another with a line search; and on CPUs two at a time,
+            if both fit, in a thread each, which is faster there (``benchmarks/NOTES.md``).
+        on_progress: as for `stylize`, told of each picture or batch from its first step; its
+            ``picture`` says which. Of a batch ``image`` is (k, h, w, 3) and the losses are means.
+            Two at a time call it from their threads, but never both at once.
         every: as for `stylize`.
         **changes: single settings by name, over ``settings``.
 

@@ -24,9 +24,10 @@ instead of 6e-4 (VGG19's shape, 256 × 256 pixels).
 """
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Final
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -61,6 +62,7 @@ def transform(kernel: Float[Any, "3 3 c n"], dtype: Any = jnp.float32) -> Float[
     return jnp.asarray((matrix @ taps.reshape(9, c * n)).reshape(36, c, n), dtype)
 
 
+@partial(jax.jit, static_argnames=("margin", "reverse"))
 def correlate(
     x: Float[Array, "h w c"], kernel: Float[Array, "36 c n"], margin: int, *, reverse: bool = False
 ) -> Float[Array, "_ _ n"]:

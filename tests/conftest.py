@@ -1,6 +1,10 @@
 """Real weights, real photos and an independent network, shared by the tests of the numerics."""
 
 import os
+
+# Half of the tests' time was LLVM's. Read when JAX is first used, here and in programs started.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 from pathlib import Path
 from typing import no_type_check
 
@@ -25,7 +29,11 @@ CHECKED = [
     for name in ("colors", "convolution", "losses", "masks", "objective", "sheets", "vgg")
 ]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    from nst_jax import colors, masks, objective, sheets, vgg, weights  # noqa: F401
+    from nst_jax import colors, masks, objective, precision, sheets, vgg, weights  # noqa: F401
+
+# Jobs go by both forms of a convolution, but by the one that is slow to compile in few layers.
+WINOGRAD_CHANNELS = precision.WINOGRAD_CHANNELS
+precision.WINOGRAD_CHANNELS = 512
 
 # JAX rebuilds registered dataclasses around things that are no arrays (shapes, axes, markers).
 for dataclass in (objective.Targets, objective.LossWeights):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -129,10 +130,29 @@ def test_an_interrupt_keeps_what_is_done(photos, styles, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(cli_many.Pictures, "follow", follow)
-    result = call("batch", photos / "cat.jpg", "--styles", styles, "-o", "out", *FOR_BOTH)
+    command = ("batch", photos / "cat.jpg", "--styles", styles, "-o", "out", *FOR_BOTH)
+    result = call(*command, "--batch", "1")
     assert result.exit_code == 130
     assert "the same command goes on" in result.stderr
     assert names(photos.parent / "out") == ["cat-ink.png"]
+
+
+def test_an_interrupt_ends_all_pictures_under_way(photos, styles, monkeypatch):
+    under_way, sent = set(), []
+
+    def follow(self, progress):
+        under_way.add(progress.picture)
+        if under_way == {0, 1} and not sent:
+            sent.append(signal.SIGINT)
+            os.kill(os.getpid(), *sent)
+            time.sleep(0.5)  # it is the main thread's to handle
+
+    monkeypatch.setattr(cli_many.Pictures, "follow", follow)
+    jobs = ("batch", photos / "cat.jpg", "--styles", styles, "-o", "out", *FOR_BOTH)
+    result = call(*jobs, "--steps", "9")
+    assert result.exit_code == 130
+    assert under_way == {0, 1}
+    assert len(names(photos.parent / "out")) < 2
 
 
 def test_formats_and_files_by_name(photos, styles, tmp_path):
@@ -186,7 +206,8 @@ def test_a_strip_that_is_interrupted_holds_what_was_done(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(cli_many.Pictures, "follow", follow)
-    result = call("interpolate", CAT, INK, SWIRLS, "-o", "strip.png", "--pictures", "3", *FOR_BOTH)
+    pictures = ("--pictures", "3", "--batch", "1")
+    result = call("interpolate", CAT, INK, SWIRLS, "-o", "strip.png", *pictures, *FOR_BOTH)
     assert result.exit_code == 130
     assert "stopped after 1 of 3 pictures" in result.stderr
     assert images.read("strip.png").pixels.shape == (43, 64, 3)

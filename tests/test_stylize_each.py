@@ -13,6 +13,7 @@ from nst_jax import (
     DivergedError,
     InputError,
     LossWeights,
+    Settings,
     Targets,
     TooLargeError,
     job,
@@ -71,7 +72,33 @@ def test_pictures_side_by_side_agree_in_bfloat16(alone):
         assert np.abs(got.image - want.image).mean() < 5e-3
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_two_at_a_time_are_the_same_pictures_bit_for_bit(alone, optimizer):
+    seen = []
+    together = stylize_each(CAT, STYLES, **SMALL, optimizer=optimizer, on_progress=seen.append)
+    for got, want in zip(together, alone[optimizer], strict=True):
+        np.testing.assert_array_equal(got.image, want.image)
+        assert got.history == want.history
+    assert {now.picture for now in seen} == {0, 1, 2}
+    assert all(now.image.ndim == 3 for now in seen)
+
+
+def test_two_at_a_time_only_where_both_fit(monkeypatch, alone):
+    def in_threads(*args):
+        raise AssertionError("two do not fit")
+
+    monkeypatch.setattr(painting, "in_threads", in_threads)
+    needed = painting.choose(
+        job.prepare(CAT, STYLES, Settings(**SMALL, optimizer="adam")), 0
+    ).needed
+    made = stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{1.9 * needed / 1e3}KB")
+    for got, want in zip(made, alone["adam"], strict=True):
+        np.testing.assert_array_equal(got.image, want.image)
+    with pytest.raises(AssertionError, match="do not fit"):
+        list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{2.1 * needed / 1e3}KB"))
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2])
 def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, caplog, batch):
     seen = []
 
@@ -80,9 +107,12 @@ def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, caplog, 
         return jitted.lower(*args, **kwargs).compile()
 
     monkeypatch.setattr(job, "compile_to_fit", noting)
-    new = SMALL | {"size": 40 + 2 * batch, "optimizer": "adam"}  # of a size not compiled before
-    with jax.log_compiles():
-        list(stylize_each(CAT, STYLES, **new, batch=batch))
+    size = 40 + 2 * (batch or 0)  # not compiled before
+    jax.config.update("jax_log_compiles", True)  # in all threads
+    try:
+        list(stylize_each(CAT, STYLES, **SMALL | {"size": size, "optimizer": "adam"}, batch=batch))
+    finally:
+        jax.config.update("jax_log_compiles", False)
     assert [bool(layers) for layers in seen] == [True, False, False, False]
     compiled = [r.message for r in caplog.records if "XLA compilation of jit(_chunk)" in r.message]
     assert len(compiled) == 1
@@ -152,13 +182,13 @@ def test_a_style_that_cannot_be_read_is_refused_before_anything_is_painted():
         next(stylize_each(CAT, [STYLES[0], "none.jpg"], **SMALL))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [None, 1, 3])
 def test_divergence_keeps_the_last_good_pictures(batch):
     diverging = optax.chain(optax.sgd(1.0), optax.scale(float("nan")))
     with pytest.raises(DivergedError) as caught:
         list(stylize_each(CAT, STYLES, **SMALL, optimizer=diverging, batch=batch))
-    results = caught.value.result if batch > 1 else [caught.value.result]
-    assert [r.settings["styles"][0] for r in results] == [s.name for s in STYLES[:batch]]
+    results = caught.value.result if batch == 3 else [caught.value.result]
+    assert [r.settings["styles"][0] for r in results] == [s.name for s in STYLES[: batch or 1]]
     assert all(np.isfinite(result.image).all() for result in results)
 
 

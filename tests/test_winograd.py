@@ -4,16 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import WINOGRAD_CHANNELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_convolution import arrays, close, gradient_reference, reference
 
-from nst_jax import VGG, InputError, LossWeights, loss, make_targets, prepare_params
+from nst_jax import VGG, InputError, LossWeights, loss, make_targets, precision, prepare_params
 from nst_jax.architectures import conv_names
 from nst_jax.convolution import convolve
 from nst_jax.winograd import transform
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_1", "relu4_1")
+
+
+@pytest.fixture(autouse=True)
+def _channels_as_for_users(monkeypatch):
+    monkeypatch.setattr(precision, "WINOGRAD_CHANNELS", WINOGRAD_CHANNELS)
 
 
 @pytest.mark.parametrize("border", ["SAME", "VALID"])
