@@ -148,6 +148,10 @@ class VGG(nnx.Module):
         x = (image - self.mean[...]) / self.std[...]
         if window is not None and self.padding == "same":
             x = window.clear(x)
+        before_pooling = {
+            f"conv{b}_{n}" for b, n in enumerate(CONVS_PER_BLOCK[self.model], start=1)
+        }
+        rectified = True
         for name, conv in self.convs.items():
             if name.endswith("_1") and name != "conv1_1":
                 smallest //= 2
@@ -157,6 +161,8 @@ class VGG(nnx.Module):
                         f"larger one or shallower layers"
                     )
                 x = pool(x, self.pooling)
+                if not rectified:
+                    x = jax.nn.relu(x)
                 if window is not None:
                     window = window.pooled()
                     x = window.clear(x)
@@ -166,7 +172,11 @@ class VGG(nnx.Module):
             relu_name = name.replace("conv", "relu")
             if name in wanted:
                 features[name] = x
-            x = jax.nn.relu(x)
+            # It may as well follow max pooling, where it is of a quarter of the numbers.
+            later = self.pooling == "max" and name in before_pooling and relu_name not in wanted
+            rectified = not later
+            if rectified:
+                x = jax.nn.relu(x)
             if relu_name in wanted:
                 features[relu_name] = x
             if len(features) == len(wanted):
