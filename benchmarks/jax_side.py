@@ -36,6 +36,7 @@ from nst_jax import (
     minimise_each,
     prepare_params,
 )
+from nst_jax.memory import compile_to_fit
 from nst_jax.painting import ABREAST
 
 DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}
@@ -87,6 +88,11 @@ def style_targets(params: Any, style: jax.Array) -> dict[str, jax.Array]:
     return make_targets(params, styles=[style], style_layers=tuple(SETTINGS.style_layers)).style
 
 
+def run(jitted: Any, *args: Any) -> Any:
+    """Compile and run as nst_jax does, which gives back the memory that compiling took."""
+    return jax.block_until_ready(compile_to_fit(jitted, *args)(*args))
+
+
 def loss_of_style(
     image: jax.Array,
     style: dict[str, jax.Array],
@@ -113,9 +119,9 @@ class JaxContender:
         _set_precision(precision, device)
         content, styles, self.start = (jnp.asarray(pixels) for pixels in pictures(job))
         self.params = prepare_params(network(), DTYPES[precision], TAPS)
-        self.shared = jax.block_until_ready(content_targets(self.params, content))
+        self.shared = run(content_targets, self.params, content)
         # One after another: side by side they would take the memory of all.
-        self.own = [jax.block_until_ready(style_targets(self.params, style)) for style in styles]
+        self.own = [run(style_targets, self.params, style) for style in styles]
         self.optimizer = optimizer(job.optimizer)  # the same object again needs no new compilation
         self.vmapped = job.batch > 1 and (mode == "vmap" or device == "gpu")
         if self.vmapped:

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
+from nst_jax.apart import apart
+
 __all__ = [
     "content_loss",
     "gram",
+    "gram_beside",
     "guided_gram",
     "relative_content_loss",
     "relative_style_loss",
@@ -53,6 +56,38 @@ def _gram_backward(
 
 
 gram.defvjp(_gram_forward, _gram_backward)
+
+
+@jax.custom_vjp
+def gram_beside(
+    features: Float[Array, "h w n"],
+) -> tuple[Float[Array, "h w n"], Float32[Array, "n n"]]:
+    """The features, for the layers above, and `gram` of them.
+
+    Its gradient waits until that of the layers above is there, and is added to it at once. The sum
+    that JAX derives may be of a gradient as large as the features that was there long before.
+    """
+    return features, gram(features)
+
+
+def _beside_forward(
+    features: Float[Array, "h w n"],
+) -> tuple[tuple[Float[Array, "h w n"], Float32[Array, "n n"]], Array]:
+    matrix, features = _gram_forward(features)
+    return (features, matrix), features
+
+
+def _beside_backward(
+    features: Float[Array, "h w n"],
+    cotangents: tuple[Float[Array, "h w n"], Float32[Array, "n n"]],
+) -> tuple[Float[Array, "h w n"]]:
+    def added(features: Array, from_above: Array, from_matrix: Array) -> Array:
+        return from_above + _gram_backward(features, from_matrix)[0]
+
+    return (apart(added, features, *cotangents),)
+
+
+gram_beside.defvjp(_beside_forward, _beside_backward)
 
 
 def guided_gram(

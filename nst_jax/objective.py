@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple, cast, get_args
 
 import jax
@@ -218,8 +219,15 @@ def loss(
     """
     check(image, targets, weights)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
-    features = network(image, tuple({**targets.content, **targets.style}))
-    return total(measure(features, targets), image, targets, weights)
+    taps = tuple({**targets.content, **targets.style})
+    beside = {
+        tap: losses.gram_beside
+        for tap in targets.style
+        if tap.startswith("relu") and tap not in targets.content and tap not in targets.guides
+    }
+    seen = network(image, taps, beside=beside)
+    grams = {tap: seen.pop(tap) for tap in beside}
+    return total(measure(seen, targets, grams), image, targets, weights)
 
 
 def check(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
@@ -238,11 +246,17 @@ def check(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) 
                 )
 
 
-def measure(features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets) -> Measures:
-    """Compare features with the content's and take their Gram matrices."""
+def measure(
+    features: Mapping[str, Float[Array, "h_l w_l n_l"]],
+    targets: Targets,
+    grams: Mapping[str, Float32[Array, "_ _"]] = MappingProxyType({}),
+) -> Measures:
+    """Compare features with the content's and take their Gram matrices, but for those given."""
     content = {tap: losses.content_loss(features[tap], P) for tap, P in targets.content.items()}
-    grams = {}
+    grams = dict(grams)
     for tap in targets.style:
+        if tap in grams:
+            continue
         if tap in targets.guides:
             guides = targets.guides[tap]
             grams[tap] = jnp.stack([losses.guided_gram(features[tap], T) for T in guides])

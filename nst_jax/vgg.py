@@ -11,29 +11,22 @@ jitted, and they are `Frozen` variables, not ``nnx.Param``, so no optimiser that
 trainable parameters will touch them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from nst_jax.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names, poolings
 from nst_jax.convolution import convolve
 from nst_jax.errors import InputError
+from nst_jax.layers import POOLING_GAIN, pool, rectify
 
 __all__ = ["VGG", "Params", "Window", "check_taps", "model_of", "reach", "tap_names"]
 
 Params = Mapping[str, Mapping[str, Any]]
 """``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``: see `nst_jax.weights`."""
-
-POOLING_GAIN: Final = {"max": 1.0, "average": 1.6, "l2": 0.70}
-"""Factors that give average and L2 pooling the size of activations that the filters above were
-trained on. Fitted end to end with the bundled VGG16 on five photos that scikit-image and
-scikit-learn ship: the geometric mean of the RMS at relu2_1 … relu5_1 is then within a few per cent
-of max pooling's (``benchmarks/choices.py``)."""
 
 
 class Window(NamedTuple):
@@ -77,14 +70,14 @@ class Conv(nnx.Module):
         self.padding = padding
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w n"]:
-        """Convolve in the kernel's dtype; the output has the input's height and width."""
+        """Convolve in the kernel's dtype, without the bias; the output is as large as the input."""
         kernel = self.kernel[...]
         x = x.astype(kernel.dtype)
         border = "SAME"
         if self.padding == "replicate":
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
             border = "VALID"
-        return jnp.asarray(convolve(x, kernel, border)) + self.bias[...].astype(kernel.dtype)
+        return jnp.asarray(convolve(x, kernel, border))
 
 
 class VGG(nnx.Module):
@@ -124,8 +117,13 @@ class VGG(nnx.Module):
         )
 
     def __call__(
-        self, image: Float[Array, "h w 3"], taps: Sequence[str], window: Window | None = None
-    ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
+        self,
+        image: Float[Array, "h w 3"],
+        taps: Sequence[str],
+        window: Window | None = None,
+        *,
+        beside: Mapping[str, Callable[[Array], tuple[Array, Any]]] | None = None,
+    ) -> dict[str, Any]:
         """Return the features of ``image`` at ``taps``, computed no deeper than the deepest.
 
         Args:
@@ -134,6 +132,8 @@ class VGG(nnx.Module):
             window: given, ``image`` is a patch of a picture and the features are the picture's
                 there, zero outside of it; except within `reach` of the patch's own sides, where
                 they lack their neighbours. One pixel around the picture must repeat its edge.
+            beside: what to return instead of the features at some of the taps named relu…, by
+                tap. Called with the features, each returns them, for the layers above, and that.
 
         Returns:
             The features by tap, (h / 2^b, w / 2^b, filters) in block b + 1, in the kernels' dtype.
@@ -148,10 +148,8 @@ class VGG(nnx.Module):
         x = (image - self.mean[...]) / self.std[...]
         if window is not None and self.padding == "same":
             x = window.clear(x)
-        before_pooling = {
-            f"conv{b}_{n}" for b, n in enumerate(CONVS_PER_BLOCK[self.model], start=1)
-        }
-        rectified = True
+        ends = {f"conv{b}_{n}" for b, n in enumerate(CONVS_PER_BLOCK[self.model], start=1)}
+        left_bias = None
         for name, conv in self.convs.items():
             if name.endswith("_1") and name != "conv1_1":
                 smallest //= 2
@@ -161,109 +159,29 @@ class VGG(nnx.Module):
                         f"larger one or shallower layers"
                     )
                 x = pool(x, self.pooling)
-                if not rectified:
-                    x = jax.nn.relu(x)
+                if left_bias is not None:
+                    x = rectify(x, left_bias)
                 if window is not None:
                     window = window.pooled()
                     x = window.clear(x)
             x = conv(x)
-            if window is not None:
-                x = window.clear(x)
+            bias = conv.bias[...].astype(x.dtype)
+            clear = window.clear if window is not None else lambda x: x
             relu_name = name.replace("conv", "relu")
             if name in wanted:
-                features[name] = x
-            # It may as well follow max pooling, where it is of a quarter of the numbers.
-            later = self.pooling == "max" and name in before_pooling and relu_name not in wanted
-            rectified = not later
-            if rectified:
-                x = jax.nn.relu(x)
-            if relu_name in wanted:
+                features[name] = clear(x + bias)
+            # Max pooling may as well come first: then a quarter of the numbers are left.
+            pool_first = self.pooling == "max" and name in ends and relu_name not in wanted
+            left_bias = bias if pool_first else None
+            if not pool_first:
+                x = clear(rectify(x, bias))
+            if beside and relu_name in beside:
+                x, features[relu_name] = beside[relu_name](x)
+            elif relu_name in wanted:
                 features[relu_name] = x
             if len(features) == len(wanted):
                 break
         return features
-
-
-def pool(x: Float[Array, "h w n"], kind: Pooling) -> Float[Array, "h//2 w//2 n"]:
-    """Halve height and width with 2×2 windows of stride 2; an odd last row or column is dropped."""
-    h, w, n = x.shape
-    x = x[: h // 2 * 2, : w // 2 * 2]
-    if kind == "max":
-        return _max(x)
-    windows = x.reshape(h // 2, 2, w // 2, 2, n)
-    if kind == "average":
-        return POOLING_GAIN[kind] * windows.mean((1, 3))
-    # Half precision cannot hold the squares; at zero the root's gradient would be infinite.
-    squares = jnp.square(windows.astype(jnp.float32)).sum((1, 3))
-    root = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-    return (POOLING_GAIN[kind] * root).astype(x.dtype)
-
-
-@jax.custom_vjp
-def _max(x: Float[Array, "h w n"]) -> Float[Array, "h//2 w//2 n"]:
-    """The maximum of each window; its gradient goes to the first place that holds it.
-
-    What JAX derives shares it among equal places and costs three more passes over the windows. A
-    TPU lays out anew what is reshaped into windows and is fast at strides; a CPU is the opposite.
-    """
-    return _max_forward(x)[0]
-
-
-def _max_forward(
-    x: Float[Array, "h w n"],
-) -> tuple[Float[Array, "h//2 w//2 n"], UInt8[Array, "h//2 w//2 n"]]:
-    places = lax.platform_dependent(x, tpu=_places_by_strides, default=_places_by_windows)
-    first, second, third, fourth = places
-    top, bottom = jnp.maximum(first, second), jnp.maximum(third, fourth)
-    place = jnp.where(
-        top >= bottom, jnp.where(first >= second, 0, 1), jnp.where(third >= fourth, 2, 3)
-    )
-    return jnp.maximum(top, bottom), place.astype(jnp.uint8)
-
-
-def _max_backward(
-    place: UInt8[Array, "h w n"], cotangent: Float[Array, "h w n"]
-) -> tuple[Float[Array, "2*h 2*w n"]]:
-    spread = {"tpu": _spread_by_strides, "default": _spread_by_windows}
-    return (lax.platform_dependent(place, cotangent, **spread),)
-
-
-_max.defvjp(_max_forward, _max_backward)
-
-
-def _places_by_windows(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n"]]:
-    h, w, n = x.shape
-    windows = x.reshape(h // 2, 2, w // 2, 2, n)
-    return [windows[:, i, :, j] for i in (0, 1) for j in (0, 1)]
-
-
-def _places_by_strides(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n"]]:
-    return [x[i::2, j::2] for i in (0, 1) for j in (0, 1)]
-
-
-def _spread_by_windows(
-    place: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
-) -> Float[Array, "2*h 2*w n"]:
-    h, w, n = values.shape
-    places = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 1, 2, 1)
-    windows = jnp.where(place[:, None, :, None] == places, values[:, None, :, None], 0)
-    return windows.reshape(2 * h, 2 * w, n)
-
-
-def _spread_by_strides(
-    place: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
-) -> Float[Array, "2*h 2*w n"]:
-    zero = jnp.zeros((), values.dtype)
-    parts = [
-        lax.pad(
-            jnp.where(place == 2 * i + j, values, zero),
-            zero,
-            ((i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)),
-        )
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
-    return parts[0] + parts[1] + parts[2] + parts[3]
 
 
 def reach(model: str, taps: Sequence[str]) -> int:

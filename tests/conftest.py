@@ -26,10 +26,10 @@ hypothesis.settings.load_profile("nst_jax")
 
 CHECKED = [
     f"nst_jax.{name}"
-    for name in ("colors", "convolution", "losses", "masks", "objective", "sheets", "vgg")
+    for name in ("colors", "convolution", "layers", "losses", "masks", "objective", "sheets", "vgg")
 ]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    from nst_jax import colors, masks, objective, precision, sheets, vgg, weights  # noqa: F401
+    from nst_jax import colors, layers, masks, objective, precision, sheets, vgg, weights  # noqa: F401
 
 # Jobs go by both forms of a convolution, but by the one that is slow to compile in few layers.
 WINOGRAD_CHANNELS = precision.WINOGRAD_CHANNELS
@@ -147,8 +147,8 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
     def tensor(x):
         return torch.tensor(np.asarray(x)).to(image.dtype)
 
-    layers = tuple(params[n]["kernel"].shape[3] for n in sorted(params) if n != "input")
-    (config,) = [c for c in CONFIGURATIONS.values() if tuple(w for w in c if w) == layers]
+    widths = tuple(params[n]["kernel"].shape[3] for n in sorted(params) if n != "input")
+    (config,) = [c for c in CONFIGURATIONS.values() if tuple(w for w in c if w) == widths]
     taps, block, index = {}, 1, 0
     x = (image - tensor(params["input"]["mean"])) / tensor(params["input"]["std"])
     x = x.permute(2, 0, 1)[None]
@@ -156,7 +156,7 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
         if width == 0:
             if block == blocks:
                 break
-            gain = vgg.POOLING_GAIN[pooling]
+            gain = layers.POOLING_GAIN[pooling]
             if pooling == "max":
                 x = nnf.max_pool2d(x, 2)
             elif pooling == "average":

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from nst_jax.losses import (
     content_loss,
     gram,
+    gram_beside,
     guided_gram,
     relative_content_loss,
     relative_style_loss,
@@ -91,6 +92,24 @@ def test_guided_gram_weighs_positions(shape):
     F, T = normal(*shape), guide(*shape[:2])
     want = reference_gram(matrix(F) * np.sqrt(T.astype(np.float64).ravel()))
     got = guided_gram(jnp.asarray(F), jnp.asarray(T))
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_gram_beside_is_both_with_the_gradient_of_both(jitted):
+    F, S, onwards = normal(5, 4, 3), normal(3, 3, seed=1), normal(5, 4, 3, seed=2)
+
+    def weighed(F):
+        features, matrix = gram_beside(F)
+        return (S * matrix).sum() + (onwards * features).sum(), (features, matrix)
+
+    differentiated = jax.value_and_grad(weighed, has_aux=True)
+    (_, (features, matrix)), got = (jax.jit(differentiated) if jitted else differentiated)(
+        jnp.asarray(F)
+    )
+    np.testing.assert_array_equal(features, F)
+    np.testing.assert_allclose(matrix, reference_gram(F.reshape(-1, 3).T), 1e-5, 1e-5)
+    want = onwards + F.astype(np.float64) @ (S + S.T)
     np.testing.assert_allclose(got, want, 1e-5, 1e-5)
 
 

@@ -12,10 +12,11 @@ import torch
 from flax import nnx
 from jax import lax
 
-from nst_jax import vgg
+from nst_jax import layers
 from nst_jax.convolution import convolve
 from nst_jax.errors import InputError
-from nst_jax.vgg import POOLING_GAIN, VGG, Frozen, pool, tap_names
+from nst_jax.layers import POOLING_GAIN, pool, rectify
+from nst_jax.vgg import VGG, Frozen, tap_names
 
 
 @pytest.fixture(scope="session", params=["vgg16", "vgg19"])
@@ -148,13 +149,43 @@ def test_max_pooling_and_its_gradient_equal_pytorch(ties, dtype):
 def test_pooling_by_strides_is_pooling_by_windows():
     """The TPU's way, which does not run on other devices by itself."""
     x = jax.random.normal(jax.random.key(0), (6, 8, 5))
-    for strides, windows in zip(vgg._places_by_strides(x), vgg._places_by_windows(x), strict=True):
+    for strides, windows in zip(
+        layers._places_by_strides(x), layers._places_by_windows(x), strict=True
+    ):
         np.testing.assert_array_equal(strides, windows)
     place = jax.random.randint(jax.random.key(1), (3, 4, 5), 0, 4).astype(jnp.uint8)
     values = jax.random.normal(jax.random.key(2), (3, 4, 5))
     np.testing.assert_array_equal(
-        vgg._spread_by_strides(place, values), vgg._spread_by_windows(place, values)
+        layers._spread_by_strides(place, values), layers._spread_by_windows(place, values)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rectification_and_both_its_gradients_equal_jaxs(dtype):
+    x = jax.random.normal(jax.random.key(0), (5, 7, 3), dtype)
+    bias = jnp.asarray([0.5, 0, -1], dtype)
+    out, pull = jax.vjp(rectify, x, bias)
+    want, reference = jax.vjp(lambda x, bias: jax.nn.relu(x + bias), x, bias)
+    np.testing.assert_array_equal(out, want)
+    cotangent = jax.random.normal(jax.random.key(1), x.shape, dtype)
+    (to_x, to_bias), (x_reference, bias_reference) = pull(cotangent), reference(cotangent)
+    np.testing.assert_array_equal(to_x, x_reference)
+    np.testing.assert_allclose(*(np.asarray(g, "f4") for g in (to_bias, bias_reference)), rtol=0.02)
+
+
+def test_whether_it_is_rectified_before_or_after_pooling(vgg16, cat):
+    """Before it where the tap stands there, after it otherwise: the same features and gradient."""
+
+    def features(image, taps):
+        return VGG(vgg16)(image, taps)["relu3_1"]
+
+    (after, pull), (before, reference) = (
+        jax.vjp(partial(features, taps=taps), cat)
+        for taps in (["relu3_1"], ["relu1_2", "relu2_2", "relu3_1"])
+    )
+    np.testing.assert_array_equal(after, before)
+    cotangent = jax.random.normal(jax.random.key(0), after.shape)
+    assert error(pull(cotangent)[0], reference(cotangent)[0]) < 1e-5
 
 
 def test_l2_pooling_has_a_finite_gradient_at_zero():
