@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
@@ -17,10 +18,11 @@ sys.path.append(str(BENCHMARKS))
 
 import common  # noqa: E402
 import jax_side  # noqa: E402
+import many  # noqa: E402
 import results  # noqa: E402
 import torch_reference  # noqa: E402
 
-from nst_jax import VGG, prepare_params  # noqa: E402
+from nst_jax import VGG, images, prepare_params  # noqa: E402
 
 SIZE = 64
 
@@ -124,6 +126,31 @@ def test_the_comparison_runs(tmp_path):
         assert len(row["ms"]) == 1
         assert row["peak_bytes"] > row["baseline_bytes"] > 0
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-3)
+
+
+def test_eight_styles_are_eight_pictures_of_one_size(tmp_path):
+    files = many.write_styles(tmp_path, 8)
+    pixels = [images.read(file).pixels for file in files]
+    assert len({picture.shape for picture in pixels}) == 1
+    assert len({picture.tobytes() for picture in map(np.asarray, pixels)}) == 8
+
+
+def test_many_styles_are_held_against_single_commands(monkeypatch):
+    ran = []
+
+    def seconds(*words, cache):
+        ran.append(words)
+        return {"stylize": 10.0, "batch": 24.0}[words[0]]
+
+    monkeypatch.setattr(many, "seconds", seconds)
+    done = CliRunner().invoke(many.main, ["--styles", "3", "--steps", "7"])
+    assert done.exit_code == 0
+    assert done.output.splitlines() == [
+        "3 single runs: 30.0 s (10.0, 10.0, 10.0)",
+        "together: 24.0 s, 0.80 of that",
+    ]
+    assert [words[0] for words in ran] == ["stylize", "batch", *["stylize"] * 3, "batch"]
+    assert all("7" in words for words in ran)
 
 
 def test_writing_again_replaces_the_own_section(tmp_path):
