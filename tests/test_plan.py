@@ -94,8 +94,9 @@ def test_the_command_line_tells_before_it_starts(monkeypatch):
     assert call("stylize", CAT, INK, *FOR_BOTH, "-o", "out.png").stderr == ""
 
     monkeypatch.setattr(plan, "TILES", (None, 32))
+    job = ("stylize", CAT, INK, *loud, "--size", "160", "-o", "out.png")  # halos are 80 pixels
+    call(*job, "-q")
     needed = settings_of("out.png")["planned_bytes"]
-    job = ("stylize", CAT, INK, *loud, "-o", "out.png")
     told = call(*job, "--memory", f"{needed / 1e6 - 0.1:.3f}MB").stderr
     assert "GiB of memory, in tiles of up to 32 pixels" in told
     assert settings_of("out.png")["tile"] == 32
