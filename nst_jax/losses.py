@@ -81,10 +81,15 @@ def _beside_backward(
     features: Float[Array, "h w n"],
     cotangents: tuple[Float[Array, "h w n"], Float32[Array, "n n"]],
 ) -> tuple[Float[Array, "h w n"]]:
-    def added(features: Array, from_above: Array, from_matrix: Array) -> Array:
-        return from_above + _gram_backward(features, from_matrix)[0]
+    return (apart(_added_gradients, features, *cotangents),)
 
-    return (apart(added, features, *cotangents),)
+
+def _added_gradients(
+    features: Float[Array, "h w n"],
+    from_above: Float[Array, "h w n"],
+    from_matrix: Float32[Array, "n n"],
+) -> Float[Array, "h w n"]:
+    return from_above + _gram_backward(features, from_matrix)[0]
 
 
 gram_beside.defvjp(_beside_forward, _beside_backward)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import NamedTuple, cast, get_args
 
 import jax
@@ -249,11 +248,11 @@ def check(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) 
 def measure(
     features: Mapping[str, Float[Array, "h_l w_l n_l"]],
     targets: Targets,
-    grams: Mapping[str, Float32[Array, "_ _"]] = MappingProxyType({}),
+    grams: Mapping[str, Float32[Array, "_ _"]] | None = None,
 ) -> Measures:
     """Compare features with the content's and take their Gram matrices, but for those given."""
     content = {tap: losses.content_loss(features[tap], P) for tap, P in targets.content.items()}
-    grams = dict(grams)
+    grams = dict(grams or {})
     for tap in targets.style:
         if tap in grams:
             continue

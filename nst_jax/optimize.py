@@ -24,6 +24,7 @@ from nst_jax.memory import compile_to_fit, give_back, planned_bytes
 __all__ = [
     "History",
     "LossFn",
+    "OnProgress",
     "Outcome",
     "Progress",
     "State",
@@ -83,6 +84,10 @@ class Progress(NamedTuple):
     """Which of several pictures it is (`nst_jax.stylize_each`), from 0; the first of a batch."""
 
 
+OnProgress = Callable[[Progress], bool | None]
+"""Told after each chunk; returning True stops there."""
+
+
 class Outcome(NamedTuple):
     """What `minimise` returns."""
 
@@ -104,7 +109,7 @@ def minimise(
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
     average: float = 0.0,
-    on_progress: Callable[[Progress], bool | None] | None = None,
+    on_progress: OnProgress | None = None,
     every: int | None = None,
 ) -> Outcome:
     """Minimise ``loss(image, *args)`` over the image.
@@ -142,7 +147,7 @@ def minimise_each(
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
     average: float = 0.0,
-    on_progress: Callable[[Progress], bool | None] | None = None,
+    on_progress: OnProgress | None = None,
     every: int | None = None,
 ) -> list[Outcome]:
     """Minimise ``loss(image, each[i], *args)`` over each of k images in one vmapped program.
@@ -175,7 +180,7 @@ def _descend(
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     steps: int,
     average: float,
-    on_progress: Callable[[Progress], bool | None] | None,
+    on_progress: OnProgress | None,
     every: int | None,
 ) -> list[Outcome]:
     if steps < 0:

@@ -18,14 +18,22 @@ from jaxtyping import Array, Float, Float32
 from nst_jax import checkpoint, colors, images
 from nst_jax.errors import DivergedError, InputError, TooLargeError
 from nst_jax.job import Job, average_of, name_of, optimizer_of, record, targets_at
-from nst_jax.memory import free_bytes, used_bytes
+from nst_jax.memory import used_bytes
 from nst_jax.objective import Targets, loss
-from nst_jax.optimize import History, Outcome, Progress, has_line_search, minimise, minimise_each
+from nst_jax.optimize import (
+    History,
+    OnProgress,
+    Outcome,
+    Progress,
+    has_line_search,
+    minimise,
+    minimise_each,
+)
 from nst_jax.params import Params
-from nst_jax.plan import Plan, choose, loss_of
+from nst_jax.plan import Plan, choose, fits, loss_of
 from nst_jax.pyramid import Climb, Where, climb
 from nst_jax.result import Result
-from nst_jax.threads import OnProgress, in_threads, numbered
+from nst_jax.threads import in_threads
 
 __all__ = ["paint", "paint_each"]
 
@@ -144,21 +152,22 @@ def paint_each(
         with making:
             return content_at(scale), [blend_at(scale, shares) for shares in group]
 
-    if batch is None and on_cpu and len(blends) > 1 and _fit_abreast(job):
-
-        def paint_one(i: int, told: OnProgress) -> Result:
-            (result,) = _paint_group(job, blends[i : i + 1], 1, targets, told, every)
-            return result
-
-        yield from in_threads(paint_one, len(blends), ABREAST, on_progress)
-        return
+    def paint_one(i: int, told: OnProgress) -> Result:
+        (result,) = _paint_group(job, blends[i : i + 1], i, 1, targets, told, every)
+        return result
 
     done = 0
+    if batch is None and on_cpu and len(blends) > 1 and fits(job, len(job.scales) - 1, ABREAST):
+        try:
+            for result in in_threads(paint_one, len(blends), ABREAST, on_progress):
+                yield result
+                done += 1
+        except TooLargeError:  # since then less has been free
+            log.info("there is memory for one picture at a time only")
     while done < len(blends):
         group = blends[done : done + size]
-        told = None if on_progress is None else numbered(on_progress, done)
         try:
-            yield from _paint_group(job, group, size, targets, told, every)
+            yield from _paint_group(job, group, done, size, targets, on_progress, every)
         except TooLargeError:
             if batch is not None or size == 1:
                 raise
@@ -167,25 +176,17 @@ def paint_each(
             done += len(group)
 
 
-def _fit_abreast(job: Job) -> bool:
-    """Tell whether the memory suffices; the program of the finest scale is compiled by then."""
-    plan = choose(job, len(job.scales) - 1)
-    budget = free_bytes() if job.memory is None else job.memory
-    if plan.tile is not None or plan.needed is None or budget is None:
-        return False
-    return ABREAST * plan.needed <= budget
-
-
 def _paint_group(
     job: Job,
     group: Sequence[Sequence[float]],
+    first: int,
     size: int,
     targets: Callable[[int, Sequence[Sequence[float]]], _SharedAndOwn],
     on_progress: OnProgress | None,
     every: int | None,
 ) -> list[Result]:
-    """Paint some pictures side by side; a last group that is short is filled up, so that it needs
-    no program of its own."""
+    """Paint some pictures side by side, of which one is the first; a last group that is short is
+    filled up, so that it needs no program of its own."""
     full = [*group, *[group[-1]] * (size - len(group))]
 
     def descend(scale: int, start: Any, **options: Any) -> list[Outcome]:
@@ -199,7 +200,7 @@ def _paint_group(
 
     start = job.start if size == 1 else jnp.stack([job.start] * size)
     named = [_named(job, shares) for shares in group]
-    return _climb(job, descend, start, _teller(job, on_progress, None), named)
+    return _climb(job, descend, start, _teller(job, on_progress, None, first), named)
 
 
 def _loss_of_style(
@@ -257,7 +258,7 @@ def _climb(
 
 
 def _teller(
-    job: Job, on_progress: OnProgress | None, kept_at: Path | None
+    job: Job, on_progress: OnProgress | None, kept_at: Path | None, picture: int = 0
 ) -> Callable[[Progress, Where], bool]:
     """Keep the state when it is due, and tell the caller what a `Result` would hold."""
     kept = time.monotonic()
@@ -265,7 +266,8 @@ def _teller(
     def told(now: Progress, where: Where) -> bool:
         nonlocal kept
         if on_progress is not None:
-            now = now._replace(image=jnp.asarray(_finished(job, now.image)))
+            image = jnp.asarray(_finished(job, now.image))
+            now = now._replace(image=image, picture=picture)
         stop = on_progress is not None and bool(on_progress(now))
         if kept_at is not None and (stop or time.monotonic() - kept > CHECKPOINT_SECONDS):
             try:

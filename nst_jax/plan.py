@@ -12,7 +12,7 @@ from nst_jax.objective import loss
 from nst_jax.optimize import LossFn, planned
 from nst_jax.tiling import loss_by_tiles
 
-__all__ = ["Plan", "choose", "loss_of"]
+__all__ = ["Plan", "choose", "fits", "loss_of"]
 
 TILES: Final = (None, 2048, 1024, 512, 256)
 """From fast to small; a tile computes its halo too, which is 80 pixels wide."""
@@ -34,21 +34,35 @@ def choose(job: Job, scale: int) -> Plan:
         TooLargeError: none does.
     """
     shape = job.scales[scale].shape
-    image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
-    args = (job.params, targets_like(job, scale), job.loss_weights)
-    loop = {"optimizer": optimizer_of(job.settings), "average": average_of(job.settings)}
-    budget = free_bytes() if job.memory is None else job.memory
+    budget = _budget(job)
     needed = None
     for tile in TILES:
         if tile is not None and tile >= max(shape):
             continue
-        needed = planned(loss_of(tile), image, args, **loop)
+        needed = _needed(job, scale, tile)
         if needed is None or budget is None or needed <= budget:
             return Plan(tile, needed)
     raise TooLargeError(
         f"{shape[1]}x{shape[0]} pixels need about {(needed or 0) / 2**30:.2g} GiB of memory even "
         f"in tiles, and may take {(budget or 0) / 2**30:.2g} GiB; choose a smaller size"
     )
+
+
+def fits(job: Job, scale: int, pictures: int) -> bool:
+    """Tell whether so many pictures fit at a time, none in tiles; the program is compiled then."""
+    needed, budget = _needed(job, scale, None), _budget(job)
+    return needed is not None and budget is not None and pictures * needed <= budget
+
+
+def _needed(job: Job, scale: int, tile: int | None) -> int | None:
+    image = jax.ShapeDtypeStruct((*job.scales[scale].shape, 3), jnp.float32)
+    args = (job.params, targets_like(job, scale), job.loss_weights)
+    loop = {"optimizer": optimizer_of(job.settings), "average": average_of(job.settings)}
+    return planned(loss_of(tile), image, args, **loop)
+
+
+def _budget(job: Job) -> int | None:
+    return free_bytes() if job.memory is None else job.memory
 
 
 def loss_of(tile: int | None) -> LossFn:

@@ -9,17 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 
-from nst_jax.optimize import Progress
+from nst_jax.optimize import OnProgress, Progress
 from nst_jax.result import Result
 
-__all__ = ["OnProgress", "in_threads", "numbered"]
-
-OnProgress = Callable[[Progress], bool | None]
-
-
-def numbered(on_progress: OnProgress, picture: int) -> OnProgress:
-    """Tell a callback which picture it is, too."""
-    return lambda now: on_progress(now._replace(picture=picture))
+__all__ = ["in_threads"]
 
 
 def in_threads(
@@ -43,17 +36,14 @@ def in_threads(
     """
     over, telling = Event(), Lock()
 
-    def begin(i: int) -> Result:
-        def told(now: Progress) -> bool:
-            with telling:
-                if over.is_set() or on_progress is None:
-                    return over.is_set()
-                return bool(on_progress(now._replace(picture=i)))
-
-        return paint(i, told)
+    def told(now: Progress) -> bool:
+        with telling:
+            if over.is_set() or on_progress is None:
+                return over.is_set()
+            return bool(on_progress(now))
 
     with ThreadPoolExecutor(threads) as pool:
-        begun = [pool.submit(begin, i) for i in range(pictures)]
+        begun = [pool.submit(paint, i, told) for i in range(pictures)]
         try:
             for picture in begun:
                 yield picture.result()

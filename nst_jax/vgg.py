@@ -136,7 +136,8 @@ class VGG(nnx.Module):
                 tap. Called with the features, each returns them, for the layers above, and that.
 
         Returns:
-            The features by tap, (h / 2^b, w / 2^b, filters) in block b + 1, in the kernels' dtype.
+            The features by tap, (h / 2^b, w / 2^b, filters) in block b + 1, in the kernels' dtype;
+            or what was asked for ``beside`` them.
 
         Raises:
             InputError: a tap that the model has not, or an image too small for the deepest one.
@@ -149,7 +150,7 @@ class VGG(nnx.Module):
         if window is not None and self.padding == "same":
             x = window.clear(x)
         ends = {f"conv{b}_{n}" for b, n in enumerate(CONVS_PER_BLOCK[self.model], start=1)}
-        left_bias = None
+        pending_bias = None
         for name, conv in self.convs.items():
             if name.endswith("_1") and name != "conv1_1":
                 smallest //= 2
@@ -159,8 +160,8 @@ class VGG(nnx.Module):
                         f"larger one or shallower layers"
                     )
                 x = pool(x, self.pooling)
-                if left_bias is not None:
-                    x = rectify(x, left_bias)
+                if pending_bias is not None:
+                    x = rectify(x, pending_bias)
                 if window is not None:
                     window = window.pooled()
                     x = window.clear(x)
@@ -172,7 +173,7 @@ class VGG(nnx.Module):
                 features[name] = clear(x + bias)
             # Max pooling may as well come first: then a quarter of the numbers are left.
             pool_first = self.pooling == "max" and name in ends and relu_name not in wanted
-            left_bias = bias if pool_first else None
+            pending_bias = bias if pool_first else None
             if not pool_first:
                 x = clear(rectify(x, bias))
             if beside and relu_name in beside:

@@ -2,7 +2,8 @@
 
 import os
 
-# Half of the tests' time was LLVM's. Read when JAX is first used, here and in programs started.
+# Optimising takes LLVM longer than the few steps that a test takes. JAX reads this when it is first
+# used, here and in programs that tests start.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 from pathlib import Path

@@ -22,6 +22,7 @@ from nst_jax import (
     minimise,
     minimise_each,
     painting,
+    plan,
     stylize,
     stylize_each,
     weights,
@@ -88,14 +89,28 @@ def test_two_at_a_time_only_where_both_fit(monkeypatch, alone):
         raise AssertionError("two do not fit")
 
     monkeypatch.setattr(painting, "in_threads", in_threads)
-    needed = painting.choose(
-        job.prepare(CAT, STYLES, Settings(**SMALL, optimizer="adam")), 0
-    ).needed
+    settings = Settings(**SMALL, optimizer="adam")
+    needed = plan.choose(job.prepare(CAT, STYLES, settings), 0).needed
     made = stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{1.9 * needed / 1e3}KB")
     for got, want in zip(made, alone["adam"], strict=True):
         np.testing.assert_array_equal(got.image, want.image)
     with pytest.raises(AssertionError, match="do not fit"):
         list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{2.1 * needed / 1e3}KB"))
+
+
+def test_memory_that_has_gone_since_is_for_one_at_a_time(monkeypatch, alone):
+    """Another program took it after the first picture."""
+
+    def in_threads(paint, pictures, threads, on_progress):
+        yield paint(0, lambda now: None)
+        raise TooLargeError("too large")
+
+    seen = []
+    monkeypatch.setattr(painting, "in_threads", in_threads)
+    made = stylize_each(CAT, STYLES, **SMALL, optimizer="adam", on_progress=seen.append)
+    for got, want in zip(made, alone["adam"], strict=True):
+        np.testing.assert_array_equal(got.image, want.image)
+    assert {now.picture for now in seen} == {1, 2}
 
 
 @pytest.mark.parametrize("batch", [None, 1, 2])

@@ -12,8 +12,8 @@ from nst_jax.threads import in_threads
 PICTURE = np.zeros((1, 1, 3), np.float32)
 
 
-def progress(step):
-    return Progress(step, 9, PICTURE, [], 0.0, State(PICTURE, None, None, step))
+def progress(step, i):
+    return Progress(step, 9, PICTURE, [], 0.0, State(PICTURE, None, None, step), i)
 
 
 def painted(i, **settings):
@@ -64,7 +64,7 @@ def test_the_callback_hears_of_one_picture_at_a_time_and_stops_that_one():
 
     def paint(i, told):
         for step in range(1, 4):
-            if told(progress(step)):
+            if told(progress(step, i)):
                 return painted(i, stopped=step)
         return painted(i, stopped=None)
 
@@ -90,11 +90,11 @@ def test_an_error_comes_at_its_turn_and_ends_the_others(by):
             return painted(i)
         if i == 1:
             if by == "the callback":
-                told(progress(1))
+                told(progress(1, i))
             broken.set()
             raise ValueError("picture 1")
         for step in range(1, 1000):
-            if told(progress(step)):
+            if told(progress(step, i)):
                 stopped.append(i)
                 break
             threading.Event().wait(0.01)
@@ -116,7 +116,7 @@ def test_a_caller_who_wants_no_more_ends_those_under_way():
             assert going.wait(10)
             return painted(i)
         step = 0
-        while not told(progress(step := step + 1)):
+        while not told(progress(step := step + 1, i)):
             going.set()
             threading.Event().wait(0.01)
         told_after.append(i)
