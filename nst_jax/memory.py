@@ -24,7 +24,7 @@ UNITS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 SCRATCH_ON_CPU: Final = 0.15
 """What a CPU's kernels take besides XLA's plan, as a share of its temporaries. Of Adam's loop at
-512 and 1024 pixels, at once and in tiles, in both precisions, 6 to 25 % were measured."""
+512 and 1024 pixels, at once and in tiles, in both precisions, 3 to 25 % were measured."""
 
 _COMPILING: Final = Lock()
 """Threads that want the same program wait for the first, and find it made."""
