@@ -104,10 +104,11 @@ def correlate(
 
 def _mix(matrix: Float[np.ndarray, "outputs inputs"], arrays: Sequence[Array], axis: int) -> Array:
     """Multiply a matrix by a vector of arrays; its outputs are stacked along a new axis."""
-    return jnp.stack(
-        [
-            reduce(jnp.add, [float(w) * x for w, x in zip(row, arrays, strict=True) if w != 0])
-            for row in matrix
-        ],
-        axis=axis,
-    )
+    # Operations of jax.lax, because those of jax.numpy take four times as long to trace.
+    weights = matrix.astype(np.float32)
+    mixed = []
+    for row in weights:
+        counting = [(w, x) for w, x in zip(row, arrays, strict=True) if w != 0]
+        terms = [x if w == 1 else lax.mul(x, w) for w, x in counting]
+        mixed.append(lax.expand_dims(reduce(lax.add, terms), (axis,)))
+    return lax.concatenate(mixed, axis)
