@@ -104,8 +104,8 @@ class Captured(Exception):  # noqa: N818
 
 
 def loop(chip: str, size: int, *, line_search: bool) -> Any:
-    def capture(jitted: Any, *args: Any, **kwargs: Any) -> Any:
-        raise Captured(jitted, args, kwargs)
+    def capture(jitted: Any, *args: Any, static: Any, **donation: Any) -> Any:
+        raise Captured(jitted, args, static)
 
     adam, lbfgs = optax.adam(0.01, b1=0.9, b2=0.99), optax.lbfgs(memory_size=10)
     image, args = problem(size)
@@ -119,8 +119,8 @@ def loop(chip: str, size: int, *, line_search: bool) -> Any:
                 steps=1,
             )
         except Captured as captured:
-            jitted, args, kwargs = captured.args
-            return jitted.lower(*on_chip(args, chip), **on_chip(kwargs, chip))
+            jitted, args, static = captured.args
+            return jitted.lower(*on_chip(args, chip), **static)
     raise RuntimeError("minimise compiled nothing")
 
 

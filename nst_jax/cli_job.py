@@ -16,7 +16,7 @@ import click
 import jax
 from tqdm import tqdm
 
-from nst_jax import images, plots
+from nst_jax import images, plots, programs
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.optimize import Progress
 from nst_jax.result import Result
@@ -87,13 +87,15 @@ def run(
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep what it compiles in the cache folder, so that the next job of the same shapes
+    """Keep what is traced and compiled in the cache folder, so that the next job of the same shapes
     starts sooner. A cache that the user has set up already stays as it is, and one that cannot be
     written is done without."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    folder = cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    programs.keep_in(folder)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32
 
 from nst_jax import colors, images, masks, tiling
 from nst_jax import weights as weight_files
+from nst_jax.architectures import poolings
 from nst_jax.errors import InputError
 from nst_jax.images import ImageSource
 from nst_jax.memory import compile_to_fit, parse_bytes
@@ -160,25 +161,48 @@ def targets_at(
     Raises:
         TooLargeError: it needs more memory than is free.
     """
-    arrays, options = _pictures_at(job, scale, styles, with_content)
+    arrays, masks, options = _pictures_at(job, scale, styles, with_content)
     options |= {"style_weights": style_weights}
     if tile is None:
-        compiled = compile_to_fit(_plain_targets, *arrays, **options)
+        jitted = _plain_targets
     else:
-        compiled = compile_to_fit(_tiled_targets, *arrays, **options, tile=tile)
-    return compiled(*arrays, masks=options["masks"])
+        jitted = _tiled_targets
+        options |= {"tile": tile}
+    return compile_to_fit(jitted, *arrays, masks=masks, static=options)(*arrays, masks=masks)
 
 
 def targets_like(job: Job, scale: int) -> Targets:
     """Give the shapes of the targets of one scale, content and styles, without computing them."""
-    arrays, options = _pictures_at(job, scale, range(len(job.style_pixels)), True)
-    return jax.eval_shape(partial(make_targets, **options), *arrays)
+    settings, shape = job.settings, job.scales[scale].shape
+    dtype = job.params["conv1_1"]["kernel"].dtype
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def sides(tap: str) -> tuple[int, int]:
+        return shape[0] >> poolings(tap), shape[1] >> poolings(tap)
+
+    def filters(tap: str) -> int:
+        return len(job.params[tap.replace("relu", "conv")]["bias"])
+
+    content = () if job.goal is None else tuple(settings.content_layers)
+    style = tuple(settings.style_layers) if job.style_pixels else ()
+    regions = () if job.regions is None or not style else (len(job.regions),)
+    return Targets(
+        {tap: array(*sides(tap), filters(tap), dtype=dtype) for tap in content},
+        {tap: array(*regions, filters(tap), filters(tap)) for tap in style},
+        {tap: array(*regions, *sides(tap)) for tap in style if regions},
+        array(*regions) if regions else None,
+        settings.form,
+        settings.pooling,
+        settings.padding,
+    )
 
 
 def _pictures_at(
     job: Job, scale: int, styles: Sequence[int], with_content: bool
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What `make_targets` is called with: arrays, and options."""
+) -> tuple[tuple[Any, ...], Array | None, dict[str, Any]]:
+    """What `make_targets` is called with: arrays, masks and options."""
     settings, shape = job.settings, job.scales[scale].shape
     goal = None
     if with_content and job.goal is not None:
@@ -188,14 +212,14 @@ def _pictures_at(
     regions = None
     if pixels and job.regions is not None:
         regions = jnp.stack([jnp.asarray(_resized(region, shape)) for region in job.regions])
-    return (job.params, goal, pixels), {
-        "masks": regions,
+    options = {
         "content_layers": () if goal is None else tuple(settings.content_layers),
         "style_layers": tuple(settings.style_layers) if pixels else (),
         "form": settings.form,
         "pooling": settings.pooling,
         "padding": settings.padding,
     }
+    return (job.params, goal, pixels), regions, options
 
 
 def optimizer_of(settings: Settings) -> optax.GradientTransformation:

@@ -3,13 +3,13 @@
 import ctypes
 import re
 import sys
-from threading import Lock
 from typing import Any, Final
 
 import jax
 import psutil
 
 from nst_jax.errors import InputError, TooLargeError
+from nst_jax.programs import compiled
 
 __all__ = [
     "compile_to_fit",
@@ -26,12 +26,9 @@ SCRATCH_ON_CPU: Final = 0.15
 """What a CPU's kernels take besides XLA's plan, as a share of its temporaries. Of Adam's loop at
 512 and 1024 pixels, at once and in tiles, in both precisions, 3 to 25 % were measured."""
 
-_COMPILING: Final = Lock()
-"""Threads that want the same program wait for the first, and find it made."""
-
 
 def compile_to_fit(
-    jitted: Any, *args: Any, budget: int | None = None, **kwargs: Any
+    jitted: Any, *args: Any, budget: int | None = None, **options: Any
 ) -> jax.stages.Compiled:
     """Compile ``jitted`` for these arguments; the result takes the ones that are not static.
 
@@ -40,15 +37,14 @@ def compile_to_fit(
         *args: its arguments, arrays on the device.
         budget: the bytes that the program may take with its arguments (`planned_bytes`). By default
             what is free on the device now, besides the arguments, which lie there already.
-        **kwargs: its arguments by name.
+        **options: as of `nst_jax.programs.compiled`.
 
     Raises:
         TooLargeError: XLA plans more memory for the program than that. Without this check the
             operating system would kill the process with everything in it.
     """
     try:
-        with _COMPILING:
-            compiled = jitted.lower(*args, **kwargs).compile()
+        program = compiled(jitted, *args, **options)
     except jax.errors.JaxRuntimeError as error:  # the TPU's compiler refuses by itself
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -56,25 +52,30 @@ def compile_to_fit(
             "this needs more memory than the device has; choose a smaller size"
         ) from error
     give_back()
-    needed = planned_bytes(compiled)
-    if budget is None and (free := free_bytes()) is not None and needed is not None:
-        budget = free + compiled.memory_analysis().argument_size_in_bytes
-    if budget is not None and needed is not None and needed > budget:
+    plan = program.memory_analysis()
+    if plan is None:
+        return program
+    needed = _bytes_of(plan)
+    if budget is None and (free := free_bytes()) is not None:
+        budget = free + plan.argument_size_in_bytes
+    if budget is not None and needed > budget:
         raise TooLargeError(
             f"this needs about {needed / 2**30:.1f} GiB of memory and may take "
             f"{budget / 2**30:.1f} GiB; choose a smaller size"
         )
-    return compiled
+    return program
 
 
-def planned_bytes(compiled: jax.stages.Compiled) -> int | None:
+def planned_bytes(program: jax.stages.Compiled) -> int | None:
     """What a program takes while it runs, arguments and results included; None if XLA is silent.
 
     What Python and XLA themselves hold is not in it.
     """
-    plan = compiled.memory_analysis()
-    if plan is None:
-        return None
+    plan = program.memory_analysis()
+    return None if plan is None else _bytes_of(plan)
+
+
+def _bytes_of(plan: Any) -> int:
     scratch = SCRATCH_ON_CPU if jax.devices()[0].platform == "cpu" else 0.0
     return (
         round(plan.temp_size_in_bytes * (1 + scratch))

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit, give_back, planned_bytes
+from nst_jax.programs import compiled
 
 __all__ = [
     "History",
@@ -38,6 +39,7 @@ __all__ = [
 
 CHUNK_SECONDS = 2.0
 MAX_CHUNK = 1000
+DONATED = (0, 1, 2)
 PARTS_EVERY = 10
 """After a line search the loss' parts cost an evaluation of their own, so they are seen at most
 once in so many steps."""
@@ -204,9 +206,9 @@ def _descend(
         return _outcomes(batched, shown(state, average), histories, False, 0.0, 0.0, state)
 
     started = time.perf_counter()
-    program = compile_to_fit(
-        _chunk, loss, optimizer, line_search, *state[:3], each, args, average, 0, True
-    )
+    static = {"loss": loss, "optimizer": optimizer, "line_search": line_search}
+    arrays = (each, args, average)
+    program = compile_to_fit(_chunk, *state[:3], *arrays, 0, True, static=static, donate=DONATED)
     begun = time.perf_counter()
 
     length, parts_due, converged, stop, end = 1, 0, False, False, state.step + steps
@@ -217,9 +219,8 @@ def _descend(
             count = min(count, every - step % every)
         with_parts = line_search and (step + count >= parts_due or step + count == end)
         good, chunk_begun = shown(state, average), time.perf_counter()
-        image, mean, opt_state, records = program(
-            *state[:3], each, args, average, count, with_parts
-        )
+        moving, records = program(*state[:3], *arrays, count, with_parts)
+        image, mean, opt_state = jax.tree.unflatten(jax.tree.structure(state[:3]), moving)
         state = State(image, mean, opt_state, step + count, state.averaged + count)
         entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
         if not (finite and bool(jnp.isfinite(state.image).all())):
@@ -264,10 +265,11 @@ def planned(
     begin = partial(_begin, optimizer=optimizer, average=average, batched=False)
     state = jax.eval_shape(begin, start)
     line_search = _keeps_trials(state.opt_state)
-    lowered = _chunk.lower(loss, optimizer, line_search, *state[:3], (), args, average, 0, True)
-    compiled = lowered.compile()
+    static = {"loss": loss, "optimizer": optimizer, "line_search": line_search}
+    arrays = ((), args, average)
+    program = compiled(_chunk, *state[:3], *arrays, 0, True, static=static, donate=DONATED)
     give_back()
-    return planned_bytes(compiled)
+    return planned_bytes(program)
 
 
 def has_line_search(optimizer: optax.GradientTransformation) -> bool:
@@ -312,12 +314,9 @@ def _outcomes(
 @partial(
     jax.jit,
     static_argnames=("loss", "optimizer", "line_search"),
-    donate_argnames=("image", "mean", "opt_state"),
+    donate_argnums=DONATED,
 )
 def _chunk(
-    loss: LossFn,
-    optimizer: optax.GradientTransformationExtraArgs,
-    line_search: bool,
     image: Array,
     mean: Array | None,
     opt_state: Any,
@@ -326,9 +325,14 @@ def _chunk(
     average: Array | float,
     count: Array | int,
     with_parts: Array | bool,
-) -> tuple[Array, Array | None, Any, dict[str, Any]]:
-    """Take ``count`` steps; the records hold what was seen on the way, `MAX_CHUNK` rows long, and
-    after a line search the parts of the ``last`` picture, or zeros if they were not wanted."""
+    *,
+    loss: LossFn,
+    optimizer: optax.GradientTransformationExtraArgs,
+    line_search: bool,
+) -> tuple[list[Array], dict[str, Any]]:
+    """Take ``count`` steps; returns the leaves of the first three arguments and the records, which
+    hold what was seen on the way, `MAX_CHUNK` rows long, and after a line search the parts of the
+    ``last`` picture, or zeros if they were not wanted."""
 
     # Both are used in several places: inside a jit of their own they are traced once for all.
     @jax.jit
@@ -379,7 +383,7 @@ def _chunk(
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
             image,
         )
-    return image, mean, opt_state, records
+    return jax.tree.leaves((image, mean, opt_state)), records
 
 
 @jax.jit

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -368,16 +369,20 @@ def test_auto_is_bfloat16_where_that_is_fast():
 def test_a_second_program_finds_what_the_first_compiled(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     command = [*PROGRAM, "stylize", CAT, INK, *map(str, FOR_BOTH), "-o", "out.png"]
     kept = tmp_path / "cache" / "compiled"
-    pictures, entries = [], []
+    pictures, entries, traced = [], [], []
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         pictures.append(Path("out.png").read_bytes())
-        entries.append({path: path.stat().st_mtime_ns for path in kept.glob("jit__chunk-*-cache")})
-        assert len(entries[-1]) == 1
+        traced.append(bool(re.search(r"Finished tracing.* flat ", done.stderr)))
+        files = [*kept.glob("jit__chunk-*-cache"), *kept.glob("chunk-*.stablehlo")]
+        entries.append({path: path.stat().st_mtime_ns for path in files})
+        assert len(entries[-1]) == 2
     assert entries[0] == entries[1]
+    assert traced == [True, False]
 
     def pixels(data):
         return np.asarray(Image.open(io.BytesIO(data)))

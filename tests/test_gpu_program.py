@@ -36,7 +36,15 @@ def program(optimizer: optax.GradientTransformationExtraArgs, *, dtype: jnp.dtyp
     state = jax.eval_shape(lambda x: optimize._begin(x, optimizer, 0.0, batched=False), image)
     searches = optimize.has_line_search(optimizer)
     exported = jax.export.export(optimize._chunk, platforms=["cuda"])(
-        loss, optimizer, searches, *state[:3], (), (params, targets, weights), 0.0, 1, True
+        *state[:3],
+        (),
+        (params, targets, weights),
+        0.0,
+        1,
+        True,
+        loss=loss,
+        optimizer=optimizer,
+        line_search=searches,
     )
     return exported.mlir_module()
 

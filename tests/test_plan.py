@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
 
-from nst_jax import InputError, TooLargeError, plan, stylize
+from nst_jax import InputError, Settings, TooLargeError, job, plan, stylize
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -36,10 +36,10 @@ def just_below(made):
 def test_tiles_make_the_same_picture(cat, roofs, petals, optimizer):
     masks = [np.tile(np.linspace(0, 1, cat.shape[1], dtype=np.float32), (len(cat), 1))]
     masks.append(1 - masks[0])
-    job = SMALL | {"optimizer": optimizer, "masks": masks}
-    whole = stylize(cat, [roofs, petals], **job)
+    options = SMALL | {"optimizer": optimizer, "masks": masks}
+    whole = stylize(cat, [roofs, petals], **options)
     assert whole.settings["tile"] is None
-    tiled = stylize(cat, [roofs, petals], **job, memory=just_below(whole))
+    tiled = stylize(cat, [roofs, petals], **options, memory=just_below(whole))
     assert tiled.settings["tile"] == 64
     assert tiled.settings["planned_bytes"] < whole.settings["planned_bytes"]
     for ours, theirs in zip(tiled.history, whole.history, strict=True):
@@ -67,6 +67,30 @@ def test_what_was_planned_is_not_compiled_again(cat, roofs, caplog):
         made = stylize(cat, roofs, **SMALL | {"size": 93})  # of a size not compiled before
     compiled = [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
     assert sum("jit(_chunk)" in message for message in compiled) == len(made.settings["scales"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dtype": "bfloat16", "style_layers": {"conv1_1": 1.0, "relu3_1": 1.0}},
+        {"masks": True},
+        {"style_weight": 0},
+        {"content_weight": 0},
+        {"form": "paper", "pooling": "average", "padding": "same"},
+    ],
+)
+def test_targets_have_the_shapes_that_were_planned_for(cat, roofs, petals, changes):
+    if "masks" in changes:
+        changes = {"masks": [np.ones(cat.shape[:2]), np.full(cat.shape[:2], 0.5)]}
+    prepared = job.prepare(cat, [roofs, petals], Settings(**SMALL | changes))
+    styles = range(len(prepared.style_pixels))
+    for scale in range(len(prepared.scales)):
+        made = job.targets_at(prepared, scale, styles, with_content=True)
+        likely = job.targets_like(prepared, scale)
+        assert jax.tree.structure(made) == jax.tree.structure(likely)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
+        assert jax.tree.leaves(shapes) == jax.tree.leaves(likely)
 
 
 def test_the_plan_grows_with_the_picture(cat, roofs):

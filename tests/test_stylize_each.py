@@ -117,9 +117,9 @@ def test_memory_that_has_gone_since_is_for_one_at_a_time(monkeypatch, alone):
 def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, caplog, batch):
     seen = []
 
-    def noting(jitted, *args, **kwargs):
-        seen.append(kwargs["content_layers"])
-        return jitted.lower(*args, **kwargs).compile()
+    def noting(jitted, *args, static, **named):
+        seen.append(static["content_layers"])
+        return jitted.lower(*args, **named, **static).compile()
 
     monkeypatch.setattr(job, "compile_to_fit", noting)
     size = 40 + 2 * (batch or 0)  # not compiled before
