@@ -50,7 +50,7 @@ class Climb(NamedTuple):
     converged: bool
     """Whether the last scale ended early because a line search found nothing better."""
     stopped: bool
-    """Whether the callback asked for it."""
+    """Whether the callback asked for it while there was something left to do."""
     compile_seconds: float
     seconds: float
 
@@ -142,8 +142,9 @@ def climb(
         losses = [entry | size for entry in now.losses]
         so_far.extend(losses)
         now = now._replace(steps=total, losses=losses, seconds=seconds + now.seconds)
-        stopped = on_progress is not None and bool(on_progress(now, Where(i, now.state, so_far)))
-        return stopped
+        wish = on_progress is not None and bool(on_progress(now, Where(i, now.state, so_far)))
+        stopped = wish and now.step < total
+        return wish
 
     for i, scale in enumerate(scales[where.scale :], start=where.scale):
         size = {"size": max(scale.shape)}

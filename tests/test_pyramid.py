@@ -173,6 +173,14 @@ def test_a_true_callback_stops_the_climb(goals):
     assert len(done.histories[0]) < 8
 
 
+def test_a_wish_to_stop_that_comes_at_the_end_stops_nothing(goals):
+    start = jnp.full((*SCALES[0].shape, 3), 0.5)
+    climbed = partial(climb, descent(goals), start, SCALES, optimizer=OPTIMIZERS["adam"])
+    done = climbed(on_progress=lambda now, where: now.step == now.steps)
+    assert not done.stopped
+    assert len(done.histories[0]) == 12
+
+
 def test_divergence_at_a_finer_scale_keeps_all_losses(goals):
     broken = [goals[0], goals[1] * jnp.nan, goals[2]]
     start = jnp.full((*SCALES[0].shape, 3), 0.5)
