@@ -8,7 +8,7 @@ function, its static arguments, the shapes of the others, and the versions of al
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +140,8 @@ def _told(value: Any) -> str:
         return _told([*value.items()])
     if isinstance(value, partial):
         return f"partial{_told([value.func, value.args, value.keywords])}"
-    function: Callable[..., Any] = getattr(value, "__wrapped__", value)  # inside jax.jit
+    # What jax.jit returns is no function, but holds one.
+    function = value if isinstance(value, FunctionType) else getattr(value, "__wrapped__", None)
     if isinstance(function, FunctionType) and function.__module__.split(".")[0] in _KNOWN:
         inside = [cell.cell_contents for cell in function.__closure__ or ()]
         held = _told([inside, function.__defaults__, function.__kwdefaults__])
