@@ -114,7 +114,8 @@ def batch(
             skipped += pair.skipped
             if pair.error is not None:
                 failures[str(pair.error)] += 1
-        stopped = interrupted(started=True)
+        finished = made + skipped + failures.total() == len(found) * len(painters)
+        stopped = interrupted(started=True) and not finished
     for failure, pictures in failures.items():
         click.echo(f"error: {failure} ({pictures} of the pictures)", err=True)
     click.echo(f"{out}: {made} pictures made, {skipped} there before, {failures.total()} failed")

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.custom_derivatives import CustomVJPPrimal
 from jaxtyping import Array, Float
 
 from nst_jax import winograd
@@ -156,10 +156,8 @@ def _forward(
 def _backward(
     border: Border,
     residuals: tuple[Array | None, Kernel],
-    cotangent: Float[Array, "_ _ n"] | SymbolicZero,
-) -> tuple[Float[Array, "h w c"] | None, Kernel | None]:
-    if isinstance(cotangent, SymbolicZero):
-        return None, None
+    cotangent: Float[Array, "_ _ n"],
+) -> tuple[Float[Array, "h w c"], Kernel | None]:
     x, kernel = residuals
     margin = _margin(border)
     if kernel.ndim == 3:

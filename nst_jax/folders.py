@@ -93,6 +93,14 @@ def stylize_pairs(
         except InputError as error:
             broken[style] = error
 
+    wished = False
+
+    def told(now: Progress) -> bool:
+        nonlocal wished
+        wish = on_progress is not None and bool(on_progress(now))
+        wished = wished or wish
+        return wished
+
     for content in contents:
         left = []
         for pair in pairs:
@@ -107,7 +115,7 @@ def stylize_pairs(
         size = batch
         while left:
             names = [pair.style for pair in left]
-            made = stylize_each(content, names, settings, batch=size, on_progress=on_progress)
+            made = stylize_each(content, names, settings, batch=size, on_progress=told)
             try:
                 for result in made:
                     if result.settings["stopped"]:

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -44,8 +44,22 @@ LBFGS_MEMORY: Final = 10
 DEFAULT_AVERAGE: Final = 0.9
 
 _OPTIONS = ("content_layers", "style_layers", "style_weights", "form", "pooling", "padding")
-_plain_targets = jax.jit(make_targets, static_argnames=_OPTIONS)
-_tiled_targets = jax.jit(tiling.make_targets, static_argnames=(*_OPTIONS, "tile"))
+
+
+def _arrays_of(make: Callable[..., Targets]) -> Callable[..., dict[str, Any]]:
+    """Return a dict instead, which `nst_jax.programs` can keep."""
+
+    @wraps(make)
+    def arrays(*args: Any, **options: Any) -> dict[str, Any]:
+        targets = make(*args, **options)
+        names = ("content", "style", "guides", "regions")
+        return {name: getattr(targets, name) for name in names}
+
+    return arrays
+
+
+_plain_targets = jax.jit(_arrays_of(make_targets), static_argnames=_OPTIONS)
+_tiled_targets = jax.jit(_arrays_of(tiling.make_targets), static_argnames=(*_OPTIONS, "tile"))
 
 
 class Job(NamedTuple):
@@ -168,7 +182,9 @@ def targets_at(
     else:
         jitted = _tiled_targets
         options |= {"tile": tile}
-    return compile_to_fit(jitted, *arrays, masks=masks, static=options)(*arrays, masks=masks)
+    program = compile_to_fit(jitted, *arrays, masks=masks, static=options)
+    kinds = {name: options[name] for name in ("form", "pooling", "padding")}
+    return Targets(**program(*arrays, masks=masks), **kinds)
 
 
 def targets_like(job: Job, scale: int) -> Targets:

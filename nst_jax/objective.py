@@ -6,7 +6,6 @@ with what it found. Both are pure: parameters, targets and weights are pytrees t
 need no new compilation.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from typing import NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import export
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import losses
@@ -83,13 +81,6 @@ class Targets:
     pooling: Pooling = field(default="max", metadata={"static": True})
     padding: Padding = field(default="replicate", metadata={"static": True})
 
-
-export.register_pytree_node_serialization(  # for `nst_jax.programs`
-    Targets,
-    serialized_name="nst_jax.Targets",
-    serialize_auxdata=lambda options: json.dumps(options).encode(),
-    deserialize_auxdata=lambda data: tuple(json.loads(data)),
-)
 
 Reading = Callable[[VGG, Float[Array, "h w 3"], Sequence[str]], dict[str, Array]]
 """Something of a picture by tap, read with a network."""

@@ -8,7 +8,9 @@ function, its static arguments, the shapes of the others, and the versions of al
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +19,21 @@ from types import FunctionType
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 from jax import export
 
 __all__ = ["compiled", "keep_in"]
 
+_SOURCES: Final = hashlib.sha256(
+    b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+"""At import: they may be replaced while a job runs."""
+
 _TRACED_BY: Final = ("jax", "jaxlib", "flax", "optax", "numpy")
 _KNOWN: Final = {"jax", "optax", "nst_jax"}
 """Whose functions are the same if their names, versions and closures are."""
+
+_Jitted: Final = type(jax.jit(lambda: None))
 
 _LOCK: Final = Lock()
 """Threads that want the same program wait for the first, and find it made."""
@@ -65,12 +75,15 @@ def compiled(
             return jitted.lower(*args, **named, **static).compile()
         if key not in _made:
             file = _folder / f"{jitted.__name__.strip('_')}-{key}.stablehlo"
-            exported = _read(file) or _write(file, _traced(jitted, static, args, named))
-
-            def call(*args: Any, **named: Any) -> Any:
-                return exported.call(*jax.tree.leaves((args, named)))
-
-            call.__name__ = jitted.__name__
+            exported = _read(file)
+            if exported is None:
+                try:
+                    exported = _traced(jitted, static, args, named)
+                    data = exported.serialize()
+                except (NotImplementedError, ValueError):  # it calls back to Python, say
+                    return jitted.lower(*args, **named, **static).compile()
+                _write(file, bytes(data))
+            call = _calling(exported, jitted.__name__)
             lowered = jax.jit(call, donate_argnums=tuple(donate)).lower(*args, **named)
             _made[key] = lowered.compile()
         return _made[key]
@@ -89,36 +102,58 @@ def _traced(
     return export.export(jax.jit(flat))(*_shapes(leaves))
 
 
+def _calling(exported: export.Exported, name: str) -> Any:
+    used = set(exported.module_kept_var_idx)
+
+    def call(*args: Any, **named: Any) -> Any:
+        # JAX does not see that the others are not used, and the plan would count them.
+        leaves = [
+            x if i in used else jnp.zeros_like(x)
+            for i, x in enumerate(jax.tree.leaves((args, named)))
+        ]
+        return exported.call(*leaves)
+
+    call.__name__ = name
+    return call
+
+
 def _read(file: Path) -> export.Exported | None:
+    """None if it is not there, not whole, or of a format that this JAX reads no more."""
     try:
-        return export.deserialize(bytearray(file.read_bytes()))
-    except Exception:  # not there, cut off, or of a format that this JAX reads no more
+        digest, data = file.read_bytes().split(b"\n", 1)
+        if digest.decode() != hashlib.sha256(data).hexdigest():
+            return None
+        return export.deserialize(bytearray(data))
+    except (OSError, ValueError):
         return None
 
 
-def _write(file: Path, exported: export.Exported) -> export.Exported:
-    data = exported.serialize()
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    try:
+def _write(file: Path, data: bytes) -> None:
+    """A cache that cannot be written is done without."""
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-        unfinished.replace(file)
-    except OSError:  # a cache that cannot be written is done without
-        pass
-    return exported
+        number, name = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(number, "wb") as part:
+                part.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+            Path(name).replace(file)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def _key(
     jitted: Any, static: Mapping[str, Any], args: tuple[Any, ...], named: dict[str, Any]
 ) -> str | None:
     """What decides a program, or None if that cannot be told."""
+    leaves, tree = jax.tree.flatten((args, named))
+    if any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves):
+        return None
     try:
         statics = _told([jitted, static])
-    except (TypeError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return None
-    leaves, tree = jax.tree.flatten((args, named))
     arrays = [(x.shape, x.dtype.name, x.weak_type) for x in _shapes(leaves)]
-    whole = f"{_surroundings()} {statics} {tree} {arrays}"
+    whole = f"{_surroundings()} {_precision()} {statics} {tree} {arrays}"
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
@@ -134,27 +169,33 @@ def _told(value: Any) -> str:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         return f"({','.join(map(_told, value))})"
+    if isinstance(value, tuple) and type(value).__module__.split(".")[0] in _KNOWN:
+        return f"{type(value).__module__}.{type(value).__qualname__}{_told([*value])}"
     if isinstance(value, Mapping):
         return _told([*value.items()])
     if isinstance(value, partial):
         return f"partial{_told([value.func, value.args, value.keywords])}"
-    # What jax.jit returns is no function, but holds one.
-    function = value if isinstance(value, FunctionType) else getattr(value, "__wrapped__", None)
-    if isinstance(function, FunctionType) and function.__module__.split(".")[0] in _KNOWN:
-        inside = [cell.cell_contents for cell in function.__closure__ or ()]
-        held = _told([inside, function.__defaults__, function.__kwdefaults__])
-        return f"{function.__module__}.{function.__qualname__}{held}"
+    function = getattr(value, "__wrapped__", None) if isinstance(value, _Jitted) else value
+    if isinstance(function, FunctionType):
+        module = function.__globals__["__name__"]  # `functools.wraps` changes what it says itself
+        if module.split(".")[0] in _KNOWN:
+            inside = [cell.cell_contents for cell in function.__closure__ or ()]
+            held = _told([inside, function.__defaults__, function.__kwdefaults__])
+            return f"{module}.{function.__code__.co_qualname}{held}"
     raise TypeError(f"{value!r} cannot be told")
+
+
+def _precision() -> str:
+    """Settings of JAX's that decide what is traced, and may change while it runs."""
+    names = ("jax_default_matmul_precision", "jax_enable_x64")
+    return str([getattr(jax.config, name) for name in names])
 
 
 @cache
 def _surroundings() -> str:
     """What decides a program besides its arguments."""
-    sources = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(file.read_bytes())
     versions = {name: version(name) for name in _TRACED_BY}
     flags = sorted(item for item in os.environ.items() if item[0].startswith(("JAX_", "XLA_")))
-    return f"{sources.hexdigest()} {versions} {flags} {jax.default_backend()}"
+    return f"{_SOURCES} {versions} {flags} {jax.default_backend()}"

@@ -143,7 +143,8 @@ def climb(
         so_far.extend(losses)
         now = now._replace(steps=total, losses=losses, seconds=seconds + now.seconds)
         wish = on_progress is not None and bool(on_progress(now, Where(i, now.state, so_far)))
-        stopped = wish and now.step < total
+        left = sum(scale.steps for scale in scales[i:]) - now.state.averaged
+        stopped = wish and left > 0
         return wish
 
     for i, scale in enumerate(scales[where.scale :], start=where.scale):
@@ -167,6 +168,8 @@ def climb(
         before = _joined(before, [outcome.history for outcome in outcomes], size)
         compile_seconds += outcomes[0].compile_seconds
         seconds += outcomes[0].seconds
+        if outcomes[0].converged and i == len(scales) - 1:
+            stopped = False
         if stopped:
             break
     pictures = [outcome.image for outcome in outcomes]

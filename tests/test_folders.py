@@ -121,8 +121,8 @@ def test_divergence_costs_its_own_pictures_alone(photos, styles):
         assert "stopped being a finite number" in str(got[worst])
 
 
-@pytest.mark.parametrize(("step", "kept"), [(1, ["ink"]), (3, ["ink", "swirls"])])
-def test_an_interrupt_keeps_what_is_done(photos, styles, monkeypatch, step, kept):
+@pytest.mark.parametrize(("step", "kept", "code"), [(1, ["ink"], 130), (3, ["ink", "swirls"], 0)])
+def test_an_interrupt_keeps_what_is_done(photos, styles, monkeypatch, step, kept, code):
     seen = []
 
     def follow(self, progress):
@@ -133,8 +133,8 @@ def test_an_interrupt_keeps_what_is_done(photos, styles, monkeypatch, step, kept
     monkeypatch.setattr(cli_many.Pictures, "follow", follow)
     command = ("batch", photos / "cat.jpg", "--styles", styles, "-o", "out", *FOR_BOTH)
     result = call(*command, "--batch", "1")
-    assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr
+    assert result.exit_code == code  # with the last step, nothing is left to stop
+    assert ("the same command goes on" in result.stderr) == (code == 130)
     assert names(photos.parent / "out") == [f"cat-{style}.png" for style in kept]
 
 
@@ -183,6 +183,19 @@ def test_what_cannot_be_done_is_one_line(photos, styles, tmp_path):
     assert "--styles" in refused("batch", photos, "-o", "out")
     with pytest.raises(InputError, match="no setting 'sise'"):
         list(stylize_pairs([CAT], [INK], "out", sise=3))
+
+
+def test_one_wish_ends_the_run(photos, styles):
+    """Also one that comes with the last step of a picture, which is kept."""
+    made = stylize_pairs(
+        [photos / "cat.jpg"],
+        sorted(styles.iterdir()),
+        "out",
+        batch=1,
+        on_progress=lambda now: now.step == now.steps,
+        **OPTIONS,
+    )
+    assert [pair.style.stem for pair in made] == ["ink"]
 
 
 # --- strips --------------------------------------------------------------------------------------

@@ -1,14 +1,20 @@
 """Programs are kept between runs, found by all that decided them, and by nothing less."""
 
-from functools import partial
+import os
+import subprocess
+import sys
+from functools import partial, wraps
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_cli import CAT, INK
 
-from nst_jax import programs
+from nst_jax import programs, stylize
 from nst_jax.programs import compiled
 
 
@@ -27,11 +33,9 @@ def _scaled(x, factors, *, offset, power=1):
     return {"scaled": factors["a"] * x**power + offset}
 
 
-_scaled.__module__ = "nst_jax.of_this_test"
-
-
 @pytest.fixture
-def scaled():
+def scaled(monkeypatch):
+    monkeypatch.setattr(programs, "_KNOWN", {*programs._KNOWN, __name__})
     TRACED.clear()
     jax.clear_caches()
     return jax.jit(_scaled, static_argnames=("offset", "power"), donate_argnums=0)
@@ -42,6 +46,15 @@ def another_run():
     programs.keep_in(programs._folder)
     jax.clear_caches()
 
+
+PAIR = (CAT, INK)
+SMALL = {
+    "size": 48,
+    "steps": 3,
+    "model": "vgg16",
+    "style_layers": {"relu1_1": 1.0},
+    "content_layers": {"relu1_2": 1.0},
+}
 
 X = np.arange(3, dtype=np.float32)
 
@@ -114,16 +127,88 @@ def test_a_function_of_somewhere_else_is_not_kept(folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"no program", None])
-def test_a_damaged_file_is_written_anew(folder, scaled, damage):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda whole: b"",
+        lambda whole: b"no program",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :],
+    ],
+)
+def test_a_damaged_file_is_written_anew(folder, scaled, damaged):
     run(scaled)
     (file,) = folder.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    file.write_bytes(damaged(file.read_bytes()))
     for _ in range(2):
         another_run()
         np.testing.assert_array_equal(run(scaled), 2 * X + 1)
     assert len(TRACED) == 2
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()])
+def test_nothing_half_written_is_left(folder, scaled, monkeypatch, error):
+    def replace(self, target):
+        raise error
+
+    monkeypatch.setattr(programs.Path, "replace", replace)
+    if isinstance(error, OSError):
+        np.testing.assert_array_equal(run(scaled), 2 * X + 1)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(scaled)
+    assert list(folder.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_compiled_all_the_same(folder):
+    optimizer = optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(5, verbose=True))
+    made = stylize(*PAIR, **SMALL, optimizer=optimizer)
+    assert made.settings["steps_done"] == 3
+
+
+def jobs_with_and_without(folder):
+    """Run in a process of its own, whose functions are not wrapped in checks of their arguments."""
+    for optimizer in ("adam", "lbfgs"):
+        job = SMALL | {"optimizer": optimizer, "steps": (2, 1), "min_scale": 34}
+        programs.keep_in(None)
+        made = [stylize(*PAIR, **job)]
+        for _ in range(2):
+            programs.keep_in(folder / optimizer)
+            made.append(stylize(*PAIR, **job))
+        assert len(list((folder / optimizer).glob("*.stablehlo"))) == 4
+        for other in made[1:]:
+            np.testing.assert_array_equal(other.image, made[0].image)
+            assert other.settings["planned_bytes"] == made[0].settings["planned_bytes"]
+
+
+def test_a_job_is_the_same_with_what_was_kept(tmp_path):
+    code = "import sys, test_programs as t; t.jobs_with_and_without(t.Path(sys.argv[1]))"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(programs, "_SOURCES", "others"),
+        lambda patch: patch.setattr(programs, "version", lambda name: "1.2.3"),
+        lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false"),
+        lambda patch: jax.config.update("jax_default_matmul_precision", "highest"),
+    ],
+)
+def test_what_it_is_traced_with_decides_too(folder, scaled, monkeypatch, change):
+    run(scaled)
+    change(monkeypatch)
+    programs._surroundings.cache_clear()
+    try:
+        run(scaled)
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
+        programs._surroundings.cache_clear()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(folder, scaled):
@@ -142,6 +227,14 @@ def test_an_optimizer_is_told_by_its_numbers(same):
 
 
 def test_what_may_change_unseen_is_not_told():
-    for value in (lambda x: x, jnp.ones(3), object(), optax.adam(lambda step: 0.1)):
+    @wraps(optax.sgd(0.1).update)
+    def disguised(*args):
+        return args
+
+    class Own(NamedTuple):
+        number: int = 1
+
+    own = [lambda x: x, jnp.ones(3), object(), optax.adam(lambda step: 0.1), disguised, Own()]
+    for value in own:
         with pytest.raises(TypeError):
             programs._told(value)
