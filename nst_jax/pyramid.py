@@ -134,18 +134,17 @@ def climb(
     before: list[History] = [where.history]
     so_far = list(where.history)
     compile_seconds, seconds, stopped, state = 0.0, 0.0, False, where.state
+    wished = False
     total = sum(scale.steps for scale in scales)
     outcomes: list[Outcome] = []
 
     def told(now: Progress, i: int, size: dict[str, int]) -> bool:
-        nonlocal stopped
+        nonlocal wished
         losses = [entry | size for entry in now.losses]
         so_far.extend(losses)
         now = now._replace(steps=total, losses=losses, seconds=seconds + now.seconds)
-        wish = on_progress is not None and bool(on_progress(now, Where(i, now.state, so_far)))
-        left = sum(scale.steps for scale in scales[i:]) - now.state.averaged
-        stopped = wish and left > 0
-        return wish
+        wished = on_progress is not None and bool(on_progress(now, Where(i, now.state, so_far)))
+        return wished
 
     for i, scale in enumerate(scales[where.scale :], start=where.scale):
         size = {"size": max(scale.shape)}
@@ -168,8 +167,8 @@ def climb(
         before = _joined(before, [outcome.history for outcome in outcomes], size)
         compile_seconds += outcomes[0].compile_seconds
         seconds += outcomes[0].seconds
-        if outcomes[0].converged and i == len(scales) - 1:
-            stopped = False
+        over = outcomes[0].converged or outcomes[0].state.averaged == scale.steps
+        stopped = wished and not (over and i == len(scales) - 1)
         if stopped:
             break
     pictures = [outcome.image for outcome in outcomes]
