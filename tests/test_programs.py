@@ -160,10 +160,18 @@ def test_nothing_half_written_is_left(folder, scaled, monkeypatch, error):
     assert list(folder.iterdir()) == []
 
 
+def _calling_back(x, factors, *, offset):
+    TRACED.append(offset)
+    jax.debug.callback(lambda: None)
+    return {"scaled": factors["a"] * x + offset}
+
+
+@pytest.mark.usefixtures("scaled")
 def test_what_cannot_be_exported_is_compiled_all_the_same(folder):
-    optimizer = optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(5, verbose=True))
-    made = stylize(*PAIR, **SMALL, optimizer=optimizer)
-    assert made.settings["steps_done"] == 3
+    function = jax.jit(_calling_back, static_argnames="offset")
+    np.testing.assert_array_equal(run(function), 2 * X + 1)
+    assert TRACED
+    assert not folder.exists()
 
 
 def jobs_with_and_without(folder):
