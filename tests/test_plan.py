@@ -85,12 +85,12 @@ def test_targets_have_the_shapes_that_were_planned_for(cat, roofs, petals, chang
         changes = {"masks": [np.ones(cat.shape[:2]), np.full(cat.shape[:2], 0.5)]}
     prepared = job.prepare(cat, [roofs, petals], Settings(**SMALL | changes))
     styles = range(len(prepared.style_pixels))
-    for scale in range(len(prepared.scales)):
-        made = job.targets_at(prepared, scale, styles, with_content=True)
-        likely = job.targets_like(prepared, scale)
-        assert jax.tree.structure(made) == jax.tree.structure(likely)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
-        assert jax.tree.leaves(shapes) == jax.tree.leaves(likely)
+    assert prepared.scales[-1].shape == (77, 96)  # odd, so that poolings drop a row
+    made = job.targets_at(prepared, -1, styles, with_content=True)
+    likely = job.targets_like(prepared, -1)
+    assert jax.tree.structure(made) == jax.tree.structure(likely)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
+    assert jax.tree.leaves(shapes) == jax.tree.leaves(likely)
 
 
 def test_the_plan_grows_with_the_picture(cat, roofs):

@@ -177,13 +177,13 @@ def test_what_cannot_be_exported_is_compiled_all_the_same(folder):
 def jobs_with_and_without(folder):
     """Run in a process of its own, whose functions are not wrapped in checks of their arguments."""
     for optimizer in ("adam", "lbfgs"):
-        job = SMALL | {"optimizer": optimizer, "steps": (2, 1), "min_scale": 34}
+        job = SMALL | {"optimizer": optimizer}
         programs.keep_in(None)
         made = [stylize(*PAIR, **job)]
         for _ in range(2):
             programs.keep_in(folder / optimizer)
             made.append(stylize(*PAIR, **job))
-        assert len(list((folder / optimizer).glob("*.stablehlo"))) == 4
+        assert len(list((folder / optimizer).glob("*.stablehlo"))) == 2
         for other in made[1:]:
             np.testing.assert_array_equal(other.image, made[0].image)
             assert other.settings["planned_bytes"] == made[0].settings["planned_bytes"]
