@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.memory import compile_to_fit, give_back, planned_bytes
-from nst_jax.programs import compiled
+from nst_jax.programs import number_of
 
 __all__ = [
     "History",
@@ -257,7 +257,8 @@ def planned(
     """Tell how many bytes `minimise` will take; None if the compiler does not say.
 
     Args:
-        loss: and the rest: as for `minimise`, which will find the program compiled already.
+        loss: and the rest: as for `minimise`, which will find the program compiled already, or in
+            what an earlier run has kept (`nst_jax.programs`).
         start: shape and dtype of the start image.
         args: arrays, or shapes and dtypes of such.
     """
@@ -266,10 +267,10 @@ def planned(
     state = jax.eval_shape(begin, start)
     line_search = _keeps_trials(state.opt_state)
     static = {"loss": loss, "optimizer": optimizer, "line_search": line_search}
-    arrays = ((), args, average)
-    program = compiled(_chunk, *state[:3], *arrays, 0, True, static=static, donate=DONATED)
+    taken = (*state[:3], (), args, average, 0, True)
+    needed = number_of(planned_bytes, _chunk, *taken, static=static, donate=DONATED)
     give_back()
-    return planned_bytes(program)
+    return needed
 
 
 def has_line_search(optimizer: optax.GradientTransformation) -> bool:

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 
 
 def choose(job: Job, scale: int) -> Plan:
-    """Give the fastest way that fits; its program is compiled by then.
+    """Give the fastest way that fits; its program has been compiled, now or in an earlier run.
 
     Raises:
         TooLargeError: none does.
@@ -49,7 +49,7 @@ def choose(job: Job, scale: int) -> Plan:
 
 
 def fits(job: Job, scale: int, pictures: int) -> bool:
-    """Tell whether so many pictures fit at a time, none in tiles; the program is compiled then."""
+    """Tell whether so many pictures fit at a time, none in tiles."""
     needed, budget = _needed(job, scale, None), _budget(job)
     return needed is not None and budget is not None and pictures * needed <= budget
 

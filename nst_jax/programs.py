@@ -4,12 +4,14 @@ JAX's own cache keeps what XLA compiled, but finds it by the program itself: bef
 Python has traced every operation, which for a step of L-BFGS takes longer than reading. So what was
 traced is kept too (StableHLO, as `jax.export` writes it), and found by what decided it: the
 function, its static arguments, the shapes of the others, and the versions of all that traced it.
+Of a program that is not run soon one number may be all that is wanted, such as the memory that it
+will take: that is kept likewise, so that the program need not even be loaded.
 """
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
@@ -22,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-__all__ = ["compiled", "keep_in"]
+__all__ = ["compiled", "keep_in", "number_of"]
 
 _SOURCES: Final = hashlib.sha256(
     b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
@@ -38,7 +40,7 @@ _Jitted: Final = type(jax.jit(lambda: None))
 _LOCK: Final = Lock()
 """Threads that want the same program wait for the first, and find it made."""
 
-_made: dict[str, jax.stages.Compiled] = {}
+_made: dict[Path, jax.stages.Compiled] = {}
 _folder: Path | None = None
 
 
@@ -70,12 +72,12 @@ def compiled(
     """
     static = static or {}
     with _LOCK:
-        key = None if _folder is None else _key(jitted, static, args, named)
-        if _folder is None or key is None:
+        place = _place(jitted, static, args, named)
+        if place is None:
             return jitted.lower(*args, **named, **static).compile()
-        if key not in _made:
-            file = _folder / f"{jitted.__name__.strip('_')}-{key}.stablehlo"
-            exported = _read(file)
+        if place not in _made:
+            file = place.with_suffix(".stablehlo")
+            exported = _deserialized(_read(file))
             if exported is None:
                 try:
                     exported = _traced(jitted, static, args, named)
@@ -84,9 +86,36 @@ def compiled(
                     return jitted.lower(*args, **named, **static).compile()
                 _write(file, bytes(data))
             call = _calling(exported, jitted.__name__)
+            # Arrays may say where they are, and XLA's cache would take it for another program.
+            args, named = _shapes((args, named))
             lowered = jax.jit(call, donate_argnums=tuple(donate)).lower(*args, **named)
-            _made[key] = lowered.compile()
-        return _made[key]
+            _made[place] = lowered.compile()
+        return _made[place]
+
+
+def number_of(
+    tell: Callable[[jax.stages.Compiled], int | None],
+    jitted: Any,
+    *args: Any,
+    static: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> int | None:
+    """Give what ``tell`` says of a program: now, or in an earlier run.
+
+    Args:
+        tell: a function of this package.
+        jitted: and the rest: as of `compiled`, which will find it made if nothing was kept.
+    """
+    named = {name: x for name, x in options.items() if name != "donate"}
+    place = _place(jitted, static or {}, args, named)
+    file = None if place is None else place.with_suffix(f".{tell.__name__}")
+    kept = None if file is None else _read(file)
+    if kept is not None:
+        return int(kept)
+    number = tell(compiled(jitted, *args, static=static, **options))
+    if file is not None and number is not None:
+        _write(file, str(number).encode())
+    return number
 
 
 def _traced(
@@ -117,13 +146,19 @@ def _calling(exported: export.Exported, name: str) -> Any:
     return call
 
 
-def _read(file: Path) -> export.Exported | None:
-    """None if it is not there, not whole, or of a format that this JAX reads no more."""
+def _deserialized(data: bytes | None) -> export.Exported | None:
+    """None if there is none, or it is of a format that this JAX reads no more."""
+    try:
+        return None if data is None else export.deserialize(bytearray(data))
+    except ValueError:
+        return None
+
+
+def _read(file: Path) -> bytes | None:
+    """None if it is not there, or not whole."""
     try:
         digest, data = file.read_bytes().split(b"\n", 1)
-        if digest.decode() != hashlib.sha256(data).hexdigest():
-            return None
-        return export.deserialize(bytearray(data))
+        return data if digest.decode() == hashlib.sha256(data).hexdigest() else None
     except (OSError, ValueError):
         return None
 
@@ -141,24 +176,27 @@ def _write(file: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def _key(
+def _place(
     jitted: Any, static: Mapping[str, Any], args: tuple[Any, ...], named: dict[str, Any]
-) -> str | None:
-    """What decides a program, or None if that cannot be told."""
-    leaves, tree = jax.tree.flatten((args, named))
-    if any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves):
+) -> Path | None:
+    """Where a program is kept, by all that decides it; None if that cannot be told."""
+    if _folder is None:
         return None
+    leaves, tree = jax.tree.flatten((args, named))
+    if any(isinstance(x, jax.Array) and x.devices() != {jax.devices()[0]} for x in leaves):
+        return None  # what is kept says nothing of devices
     try:
         statics = _told([jitted, static])
     except (TypeError, ValueError, RecursionError):
         return None
     arrays = [(x.shape, x.dtype.name, x.weak_type) for x in _shapes(leaves)]
     whole = f"{_surroundings()} {_precision()} {statics} {tree} {arrays}"
-    return hashlib.sha256(whole.encode()).hexdigest()
+    key = hashlib.sha256(whole.encode()).hexdigest()
+    return _folder / f"{jitted.__name__.strip('_')}-{key}"
 
 
-def _shapes(leaves: list[Any]) -> list[Any]:
-    return jax.eval_shape(lambda leaves: leaves, leaves)
+def _shapes(arrays: Any) -> Any:
+    return jax.eval_shape(lambda arrays: arrays, arrays)
 
 
 def _told(value: Any) -> str:
@@ -198,4 +236,4 @@ def _surroundings() -> str:
     """What decides a program besides its arguments."""
     versions = {name: version(name) for name in _TRACED_BY}
     flags = sorted(item for item in os.environ.items() if item[0].startswith(("JAX_", "XLA_")))
-    return f"{_SOURCES} {versions} {flags} {jax.default_backend()}"
+    return f"{_SOURCES} {versions} {flags} {jax.devices()[0].device_kind}"

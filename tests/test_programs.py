@@ -113,6 +113,67 @@ def test_memory_given_is_used(folder, scaled):
         another_run()
 
 
+def _sized(program):
+    ASKED.append(program)
+    return program.memory_analysis().output_size_in_bytes
+
+
+ASKED = []
+
+
+def size(scaled, **options):
+    ASKED.clear()
+    x = jax.ShapeDtypeStruct((3,), jnp.float32)
+    return programs.number_of(_sized, scaled, x, {"a": 2.0}, static={"offset": 1}, **options)
+
+
+def test_a_number_of_a_program_is_told_without_it(folder, scaled):
+    assert size(scaled, donate=(0,)) == 12
+    another_run()
+    assert size(scaled, donate=(0,)) == 12
+    assert ASKED == []
+    assert programs._made == {}
+    run(scaled)  # the program that the number is of is found, too
+    assert len(TRACED) == 1
+
+
+def test_xla_is_given_the_same_for_arrays_as_for_their_shapes(folder, scaled, monkeypatch):
+    """Its cache would miss otherwise."""
+    given, compile_ = [], jax.stages.Lowered.compile
+
+    def compile_and_tell(self):
+        given.append(self.as_text())
+        return compile_(self)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_and_tell)
+    placed = jax.device_put(jnp.asarray(X), jax.devices()[0])
+    for x in (placed, jax.ShapeDtypeStruct((3,), jnp.float32)):
+        compiled(scaled, x, {"a": 2.0}, static={"offset": 1}, donate=(0,))
+        another_run()
+    assert len(given) == 2
+    assert given[0] == given[1]
+
+
+def test_a_damaged_number_is_told_anew(folder, scaled):
+    size(scaled)
+    (file,) = folder.glob("*._sized")
+    file.write_bytes(file.read_bytes()[:-1] + b"3")
+    assert size(scaled) == 12
+    assert len(ASKED) == 1
+
+
+def test_a_number_is_told_where_nothing_is_kept(scaled):
+    assert [size(scaled), len(ASKED)] == [12, 1]
+
+
+def test_what_is_not_known_is_asked_again(folder, scaled):
+    asked = []
+    for _ in range(2):
+        options = {"static": {"offset": 1}}
+        assert programs.number_of(asked.append, scaled, X, {"a": 2.0}, **options) is None
+    assert len(asked) == 2
+
+
 def test_nothing_is_kept_without_a_folder(tmp_path, scaled):
     np.testing.assert_array_equal(run(scaled), 2 * X + 1)
     assert not list(tmp_path.iterdir())
