@@ -19,8 +19,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.memory import compile_to_fit, give_back, planned_bytes
-from nst_jax.programs import number_of
+from nst_jax.memory import compile_to_fit
 
 __all__ = [
     "History",
@@ -33,7 +32,7 @@ __all__ = [
     "has_line_search",
     "minimise",
     "minimise_each",
-    "planned",
+    "program_of",
     "shown",
 ]
 
@@ -206,9 +205,9 @@ def _descend(
         return _outcomes(batched, shown(state, average), histories, False, 0.0, 0.0, state)
 
     started = time.perf_counter()
-    static = {"loss": loss, "optimizer": optimizer, "line_search": line_search}
     arrays = (each, args, average)
-    program = compile_to_fit(_chunk, *state[:3], *arrays, 0, True, static=static, donate=DONATED)
+    asked, options = _asked(loss, optimizer, state, *arrays)
+    program = compile_to_fit(*asked, **options)
     begun = time.perf_counter()
 
     length, parts_due, converged, stop, end = 1, 0, False, False, state.step + steps
@@ -246,31 +245,41 @@ def _descend(
     return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
 
 
-def planned(
+def program_of(
     loss: LossFn,
     start: jax.ShapeDtypeStruct,
     args: tuple[Any, ...],
     *,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
     average: float = 0.0,
-) -> int | None:
-    """Tell how many bytes `minimise` will take; None if the compiler does not say.
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Tell which program `minimise` will run: what `nst_jax.programs.compiled` takes for it.
 
     Args:
-        loss: and the rest: as for `minimise`, which will find the program compiled already, or in
-            what an earlier run has kept (`nst_jax.programs`).
+        loss: and the rest: as for `minimise`.
         start: shape and dtype of the start image.
         args: arrays, or shapes and dtypes of such.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     begin = partial(_begin, optimizer=optimizer, average=average, batched=False)
-    state = jax.eval_shape(begin, start)
-    line_search = _keeps_trials(state.opt_state)
-    static = {"loss": loss, "optimizer": optimizer, "line_search": line_search}
-    taken = (*state[:3], (), args, average, 0, True)
-    needed = number_of(planned_bytes, _chunk, *taken, static=static, donate=DONATED)
-    give_back()
-    return needed
+    return _asked(loss, optimizer, jax.eval_shape(begin, start), (), args, average)
+
+
+def _asked(
+    loss: LossFn,
+    optimizer: optax.GradientTransformationExtraArgs,
+    state: State,
+    each: tuple[Any, ...],
+    args: tuple[Any, ...],
+    average: float,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    static = {
+        "loss": loss,
+        "optimizer": optimizer,
+        "line_search": _keeps_trials(state.opt_state),
+    }
+    taken = (*state[:3], each, args, average, 0, True)
+    return (_chunk, *taken), {"static": static, "donate": DONATED}
 
 
 def has_line_search(optimizer: optax.GradientTransformation) -> bool:

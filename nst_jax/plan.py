@@ -1,18 +1,22 @@
 """Whether a picture is computed at once or tile by tile, by the memory that there is."""
 
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nst_jax.errors import TooLargeError
 from nst_jax.job import Job, average_of, optimizer_of, targets_like
-from nst_jax.memory import free_bytes
+from nst_jax.memory import free_bytes, give_back, planned_bytes
 from nst_jax.objective import loss
-from nst_jax.optimize import LossFn, planned
+from nst_jax.optimize import LossFn, program_of
+from nst_jax.programs import compiled, number_of
 from nst_jax.tiling import loss_by_tiles
 
-__all__ = ["Plan", "choose", "fits", "loss_of"]
+__all__ = ["Plan", "ahead", "choose", "fits", "loss_of"]
 
 TILES: Final = (None, 2048, 1024, 512, 256)
 """From fast to small; a tile computes its halo too, which is 80 pixels wide."""
@@ -54,11 +58,35 @@ def fits(job: Job, scale: int, pictures: int) -> bool:
     return needed is not None and budget is not None and pictures * needed <= budget
 
 
+@contextmanager
+def ahead(job: Job, scale: int, tile: int | None) -> Iterator[None]:
+    """Compile or load the program of a scale in a thread, beside what is done meanwhile."""
+    asked, options = _program(job, scale, tile)
+
+    def make() -> None:
+        with suppress(Exception):  # it will be met again when the program is wanted
+            compiled(*asked, **options)
+
+    thread = Thread(target=make)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _needed(job: Job, scale: int, tile: int | None) -> int | None:
+    asked, options = _program(job, scale, tile)
+    needed = number_of(planned_bytes, *asked, **options)
+    give_back()
+    return needed
+
+
+def _program(job: Job, scale: int, tile: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     image = jax.ShapeDtypeStruct((*job.scales[scale].shape, 3), jnp.float32)
     args = (job.params, targets_like(job, scale), job.loss_weights)
     loop = {"optimizer": optimizer_of(job.settings), "average": average_of(job.settings)}
-    return planned(loss_of(tile), image, args, **loop)
+    return program_of(loss_of(tile), image, args, **loop)
 
 
 def _budget(job: Job) -> int | None:

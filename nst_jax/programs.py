@@ -37,7 +37,7 @@ _KNOWN: Final = {"jax", "optax", "nst_jax"}
 
 _Jitted: Final = type(jax.jit(lambda: None))
 
-_LOCK: Final = Lock()
+_locks: dict[Path | None, Lock] = {}
 """Threads that want the same program wait for the first, and find it made."""
 
 _made: dict[Path, jax.stages.Compiled] = {}
@@ -71,8 +71,8 @@ def compiled(
         A program of ``args`` and ``named``.
     """
     static = static or {}
-    with _LOCK:
-        place = _place(jitted, static, args, named)
+    place = _place(jitted, static, args, named)
+    with _locks.setdefault(place, Lock()):
         if place is None:
             return jitted.lower(*args, **named, **static).compile()
         if place not in _made:

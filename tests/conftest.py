@@ -1,6 +1,7 @@
 """Real weights, real photos and an independent network, shared by the tests of the numerics."""
 
 import os
+import re
 
 # Optimising takes LLVM longer than the few steps that a test takes. JAX reads this when it is first
 # used, here and in programs that tests start.
@@ -67,6 +68,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NST_JAX_OFFLINE", "1")
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+@pytest.fixture
+def compilations(caplog):
+    """Tells what XLA has compiled so far in a test, in all threads: ``jit(name)`` each."""
+    jax.config.update("jax_log_compiles", True)
+    yield lambda: re.findall(r"Finished XLA compilation of (\S+)", caplog.text)
+    jax.config.update("jax_log_compiles", False)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A job that does not fit at once is computed tile by tile, and is the same picture."""
 
 import re
+from threading import Event
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
 
 from nst_jax import InputError, Settings, TooLargeError, job, plan, stylize
+from nst_jax.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -62,11 +64,32 @@ def test_a_coarse_scale_that_fits_is_computed_at_once(cat, roofs, monkeypatch):
     assert chosen == [(1, 64), (0, None), (1, 64)]
 
 
-def test_what_was_planned_is_not_compiled_again(cat, roofs, caplog):
-    with jax.log_compiles():
-        made = stylize(cat, roofs, **SMALL | {"size": 93})  # of a size not compiled before
-    compiled = [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
-    assert sum("jit(_chunk)" in message for message in compiled) == len(made.settings["scales"])
+def test_what_was_planned_is_not_compiled_again(cat, roofs, compilations):
+    made = stylize(cat, roofs, **SMALL | {"size": 93})  # of a size not compiled before
+    assert compilations().count("jit(_chunk)") == len(made.settings["scales"])
+
+
+def test_a_program_is_made_beside_what_is_done_meanwhile(cat, roofs, monkeypatch):
+    """In a thread, and by the end."""
+    meanwhile, made = Event(), []
+
+    def waiting(*args, **options):
+        assert meanwhile.wait(60)
+        made.append(compiled(*args, **options))
+
+    monkeypatch.setattr(plan, "compiled", waiting)
+    with plan.ahead(job.prepare(cat, [roofs], Settings(**SMALL)), 0, None):
+        assert made == []
+        meanwhile.set()
+    assert len(made) == 1
+
+
+def test_a_program_that_cannot_be_made_ahead_is_met_when_it_is_wanted(cat, roofs, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(plan, "compiled", fail)
+    assert stylize(cat, roofs, **SMALL | {"steps": 1}).settings["steps_done"] == 2
 
 
 @pytest.mark.parametrize(
