@@ -60,7 +60,13 @@ def fits(job: Job, scale: int, pictures: int) -> bool:
 
 @contextmanager
 def ahead(job: Job, scale: int, tile: int | None) -> Iterator[None]:
-    """Compile or load the program of a scale in a thread, beside what is done meanwhile."""
+    """Compile or load the program of a scale in a thread, beside what is done meanwhile.
+
+    On CPUs: a GPU's compiler times kernels on the device, which must have nothing else to do.
+    """
+    if jax.default_backend() != "cpu":
+        yield
+        return
     asked, options = _program(job, scale, tile)
 
     def make() -> None:

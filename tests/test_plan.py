@@ -84,6 +84,17 @@ def test_a_program_is_made_beside_what_is_done_meanwhile(cat, roofs, monkeypatch
     assert len(made) == 1
 
 
+def test_nothing_is_compiled_beside_what_a_gpu_does(cat, roofs, monkeypatch):
+    prepared = job.prepare(cat, [roofs], Settings(**SMALL))
+    made = []
+    monkeypatch.setattr(plan, "compiled", lambda *args, **options: made.append(args))
+    for backend, programs in (("gpu", 0), ("cpu", 1)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        with plan.ahead(prepared, 0, None):
+            pass
+        assert len(made) == programs
+
+
 def test_a_program_that_cannot_be_made_ahead_is_met_when_it_is_wanted(cat, roofs, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("no")
