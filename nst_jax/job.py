@@ -1,10 +1,10 @@
-"""What a job reads and decides before anything is computed, and what it has at each scale."""
+"""What a job reads and decides before anything is computed."""
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import cache, wraps
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -15,13 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from nst_jax import colors, images, masks, tiling
+from nst_jax import colors, images, masks
 from nst_jax import weights as weight_files
-from nst_jax.architectures import poolings
 from nst_jax.errors import InputError
 from nst_jax.images import ImageSource
-from nst_jax.memory import compile_to_fit, parse_bytes
-from nst_jax.objective import LossWeights, Targets, make_targets
+from nst_jax.memory import parse_bytes
+from nst_jax.objective import LossWeights
 from nst_jax.optimize import has_line_search
 from nst_jax.precision import prepare_params
 from nst_jax.pyramid import Scale, shapes
@@ -35,31 +34,13 @@ __all__ = [
     "optimizer_of",
     "prepare",
     "record",
-    "targets_at",
-    "targets_like",
+    "shrunk",
+    "style_sizes",
 ]
 
 DEFAULT_LR: Final = 0.01
 LBFGS_MEMORY: Final = 10
 DEFAULT_AVERAGE: Final = 0.9
-
-_OPTIONS = ("content_layers", "style_layers", "style_weights", "form", "pooling", "padding")
-
-
-def _arrays_of(make: Callable[..., Targets]) -> Callable[..., dict[str, Any]]:
-    """Return a dict instead, which `nst_jax.programs` can keep."""
-
-    @wraps(make)
-    def arrays(*args: Any, **options: Any) -> dict[str, Any]:
-        targets = make(*args, **options)
-        names = ("content", "style", "guides", "regions")
-        return {name: getattr(targets, name) for name in names}
-
-    return arrays
-
-
-_plain_targets = jax.jit(_arrays_of(make_targets), static_argnames=_OPTIONS)
-_tiled_targets = jax.jit(_arrays_of(tiling.make_targets), static_argnames=(*_OPTIONS, "tile"))
 
 
 class Job(NamedTuple):
@@ -106,8 +87,8 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
         raise InputError("no style image was given; give at least one, or a style weight of 0")
     style_pixels = []
     if with_style:
-        for style, longest in zip(styles, _style_sizes(settings, styles, shape), strict=True):
-            style_pixels.append(_shrunk(images.read(style, name="style").pixels, longest))
+        for style, longest in zip(styles, style_sizes(settings, styles, shape), strict=True):
+            style_pixels.append(shrunk(images.read(style, name="style").pixels, longest))
     regions = _regions(settings, picture, len(style_pixels), shape)
     goal = None if picture is None else images.resize(picture.pixels, shape)
     alpha = None if picture is None else picture.alpha
@@ -151,91 +132,6 @@ def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings
         None if settings.memory is None else parse_bytes(settings.memory),
         begun,
     )
-
-
-def targets_at(
-    job: Job,
-    scale: int,
-    styles: Sequence[int],
-    style_weights: tuple[float, ...] | None = None,
-    *,
-    with_content: bool,
-    tile: int | None = None,
-) -> Targets:
-    """Make the targets of one scale: of the content, if asked for, and of a blend of styles.
-
-    Args:
-        job: the job.
-        scale: which of its scales.
-        styles: which of its styles.
-        style_weights: what each counts in the blend; None for equal parts.
-        with_content: whether the content is wanted.
-        tile: the longest side of a tile (`nst_jax.tiling`); None for the whole at once.
-
-    Raises:
-        TooLargeError: it needs more memory than is free.
-    """
-    arrays, masks, options = _pictures_at(job, scale, styles, with_content)
-    options |= {"style_weights": style_weights}
-    if tile is None:
-        jitted = _plain_targets
-    else:
-        jitted = _tiled_targets
-        options |= {"tile": tile}
-    program = compile_to_fit(jitted, *arrays, masks=masks, static=options)
-    kinds = {name: options[name] for name in ("form", "pooling", "padding")}
-    return Targets(**program(*arrays, masks=masks), **kinds)
-
-
-def targets_like(job: Job, scale: int) -> Targets:
-    """Give the shapes of the targets of one scale, content and styles, without computing them."""
-    settings, shape = job.settings, job.scales[scale].shape
-    dtype = job.params["conv1_1"]["kernel"].dtype
-
-    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    def sides(tap: str) -> tuple[int, int]:
-        return shape[0] >> poolings(tap), shape[1] >> poolings(tap)
-
-    def filters(tap: str) -> int:
-        return len(job.params[tap.replace("relu", "conv")]["bias"])
-
-    content = () if job.goal is None else tuple(settings.content_layers)
-    style = tuple(settings.style_layers) if job.style_pixels else ()
-    regions = () if job.regions is None or not style else (len(job.regions),)
-    return Targets(
-        {tap: array(*sides(tap), filters(tap), dtype=dtype) for tap in content},
-        {tap: array(*regions, filters(tap), filters(tap)) for tap in style},
-        {tap: array(*regions, *sides(tap)) for tap in style if regions},
-        array(*regions) if regions else None,
-        settings.form,
-        settings.pooling,
-        settings.padding,
-    )
-
-
-def _pictures_at(
-    job: Job, scale: int, styles: Sequence[int], with_content: bool
-) -> tuple[tuple[Any, ...], Array | None, dict[str, Any]]:
-    """What `make_targets` is called with: arrays, masks and options."""
-    settings, shape = job.settings, job.scales[scale].shape
-    goal = None
-    if with_content and job.goal is not None:
-        goal = jnp.asarray(_resized(job.goal, shape))
-    sizes = _style_sizes(settings, job.styles, shape) if styles else []
-    pixels = [jnp.asarray(_shrunk(job.style_pixels[i], sizes[i])) for i in styles]
-    regions = None
-    if pixels and job.regions is not None:
-        regions = jnp.stack([jnp.asarray(_resized(region, shape)) for region in job.regions])
-    options = {
-        "content_layers": () if goal is None else tuple(settings.content_layers),
-        "style_layers": tuple(settings.style_layers) if pixels else (),
-        "form": settings.form,
-        "pooling": settings.pooling,
-        "padding": settings.padding,
-    }
-    return (job.params, goal, pixels), regions, options
 
 
 def optimizer_of(settings: Settings) -> optax.GradientTransformation:
@@ -333,25 +229,25 @@ def _scales(settings: Settings, shape: tuple[int, int]) -> list[Scale]:
     return [Scale(*pair) for pair in zip(sizes, steps, strict=True)]
 
 
-def _style_sizes(
+def style_sizes(
     settings: Settings, styles: Sequence[ImageSource], shape: tuple[int, int]
 ) -> list[int]:
-    """The longest side of each style for a picture of this shape."""
+    """Give the longest side of each style for a picture of this shape.
+
+    Raises:
+        InputError: there is not one style scale for each.
+    """
     scales = settings.style_scales or (1.0,) * len(styles)
     if len(scales) != len(styles):
         raise InputError(f"{len(scales)} style scales for {len(styles)} styles; give one each")
     return [max(1, round(max(shape) * scale)) for scale in scales]
 
 
-def _shrunk(pixels: Float32[np.ndarray, "_ _ 3"], longest: int) -> Float32[np.ndarray, "_ _ 3"]:
+def shrunk(pixels: Float32[np.ndarray, "_ _ 3"], longest: int) -> Float32[np.ndarray, "_ _ 3"]:
     """Scale down to a longest side; a smaller picture stays, as enlarging blurs its texture."""
     if max(pixels.shape[:2]) <= longest:
         return pixels
     return images.resize(pixels, images.fit(pixels.shape, longest))
-
-
-def _resized(pixels: Float32[np.ndarray, "h w ..."], shape: tuple[int, int]) -> np.ndarray:
-    return pixels if pixels.shape[:2] == shape else images.resize(pixels, shape)
 
 
 def _start(
@@ -360,7 +256,7 @@ def _start(
     if isinstance(settings.init, str) and settings.init == "content":
         if content is None:
             raise InputError("init is 'content' but there is no content; choose noise or gray")
-        return jnp.asarray(_resized(content, shape))
+        return jnp.asarray(images.resize(content, shape))
     if isinstance(settings.init, str) and settings.init == "noise":
         return jax.random.uniform(jax.random.key(settings.seed), (*shape, 3))
     if isinstance(settings.init, str) and settings.init == "gray":

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32
 
 from nst_jax import checkpoint, colors, images
 from nst_jax.errors import DivergedError, InputError, TooLargeError
-from nst_jax.job import Job, average_of, name_of, optimizer_of, record, targets_at
+from nst_jax.job import Job, average_of, name_of, optimizer_of, record
 from nst_jax.memory import used_bytes
 from nst_jax.objective import Targets, loss
 from nst_jax.optimize import (
@@ -33,6 +33,7 @@ from nst_jax.params import Params
 from nst_jax.plan import Plan, ahead, choose, fits, loss_of
 from nst_jax.pyramid import Climb, Where, climb
 from nst_jax.result import Result
+from nst_jax.targets import targets_at
 from nst_jax.threads import in_threads
 
 __all__ = ["paint", "paint_each"]

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from nst_jax.errors import TooLargeError
-from nst_jax.job import Job, average_of, optimizer_of, targets_like
+from nst_jax.job import Job, average_of, optimizer_of
 from nst_jax.memory import free_bytes, give_back, planned_bytes
 from nst_jax.objective import loss
 from nst_jax.optimize import LossFn, program_of
 from nst_jax.programs import compiled, number_of
+from nst_jax.targets import targets_like
 from nst_jax.tiling import loss_by_tiles
 
 __all__ = ["Plan", "ahead", "choose", "fits", "loss_of"]

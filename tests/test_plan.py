@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
 
-from nst_jax import InputError, Settings, TooLargeError, job, plan, stylize
+from nst_jax import InputError, Settings, TooLargeError, job, plan, stylize, targets
 from nst_jax.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -120,8 +120,8 @@ def test_targets_have_the_shapes_that_were_planned_for(cat, roofs, petals, chang
     prepared = job.prepare(cat, [roofs, petals], Settings(**SMALL | changes))
     styles = range(len(prepared.style_pixels))
     assert prepared.scales[-1].shape == (77, 96)  # odd, so that poolings drop a row
-    made = job.targets_at(prepared, -1, styles, with_content=True)
-    likely = job.targets_like(prepared, -1)
+    made = targets.targets_at(prepared, -1, styles, with_content=True)
+    likely = targets.targets_like(prepared, -1)
     assert jax.tree.structure(made) == jax.tree.structure(likely)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
     assert jax.tree.leaves(shapes) == jax.tree.leaves(likely)

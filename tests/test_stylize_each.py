@@ -25,6 +25,7 @@ from nst_jax import (
     plan,
     stylize,
     stylize_each,
+    targets,
     weights,
 )
 
@@ -121,7 +122,7 @@ def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, compilat
         seen.append(static["content_layers"])
         return jitted.lower(*args, **named, **static).compile()
 
-    monkeypatch.setattr(job, "compile_to_fit", noting)
+    monkeypatch.setattr(targets, "compile_to_fit", noting)
     size = 40 + 2 * (batch or 0)  # not compiled before
     list(stylize_each(CAT, STYLES, **SMALL | {"size": size, "optimizer": "adam"}, batch=batch))
     assert [bool(layers) for layers in seen] == [True, False, False, False]
