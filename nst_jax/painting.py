@@ -79,12 +79,12 @@ def paint(
 
     def descend(scale: int, start: Any, **options: Any) -> list[Outcome]:
         nonlocal preparing
-        begun = time.perf_counter()
         tile = None if plan.tile is None else choose(job, scale).tile
         styles = range(len(job.style_pixels))
         shares = job.settings.style_weights if styles else None
         with ahead(job, scale, tile):
             targets = targets_at(job, scale, styles, shares, with_content=True, tile=tile)
+            begun = time.perf_counter()
         preparing += time.perf_counter() - begun
         args = (job.params, targets, job.loss_weights)
         return [minimise(loss_of(tile), start, args, every=every, **options)]
@@ -95,7 +95,7 @@ def paint(
     own = {"programs": programs, "tile": plan.tile, "planned_bytes": plan.needed}
     (result,) = _climb(job, descend, start, told, [own])
     if "compile_seconds" in result.settings:
-        compiling = result.settings["compile_seconds"] + preparing  # the targets' work with it
+        compiling = result.settings["compile_seconds"] + preparing
         result.settings["compile_seconds"] = round(compiling, 3)
     if kept_at is not None and not result.settings["stopped"]:
         with suppress(OSError):  # none was written, or it is not ours to remove

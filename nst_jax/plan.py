@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from nst_jax.job import Job, average_of, optimizer_of
 from nst_jax.memory import free_bytes, give_back, planned_bytes
 from nst_jax.objective import loss
 from nst_jax.optimize import LossFn, program_of
-from nst_jax.programs import compiled, number_of
+from nst_jax.programs import compiled, is_kept, number_of
 from nst_jax.targets import targets_like
 from nst_jax.tiling import loss_by_tiles
 
@@ -61,25 +61,25 @@ def fits(job: Job, scale: int, pictures: int) -> bool:
 
 @contextmanager
 def ahead(job: Job, scale: int, tile: int | None) -> Iterator[None]:
-    """Compile or load the program of a scale in a thread, beside what is done meanwhile.
+    """Load the program of a scale in a thread, beside what is done meanwhile, if it is kept.
 
-    On CPUs: a GPU's compiler times kernels on the device, which must have nothing else to do.
+    On CPUs: should a GPU's compiler be needed after all, it times kernels on the device, which must
+    have nothing else to do.
     """
-    if jax.default_backend() != "cpu":
+    asked, options = _program(job, scale, tile)
+    if jax.default_backend() != "cpu" or not is_kept(*asked, **options):
         yield
         return
-    asked, options = _program(job, scale, tile)
+    done = Event()
 
-    def make() -> None:
+    def load() -> None:
         with suppress(Exception):  # it will be met again when the program is wanted
             compiled(*asked, **options)
+        done.set()
 
-    thread = Thread(target=make)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    Thread(target=load).start()
+    yield
+    done.wait()  # not join, which Ctrl-C leaves in a state that Python cannot end from
 
 
 def _needed(job: Job, scale: int, tile: int | None) -> int | None:

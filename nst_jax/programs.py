@@ -23,8 +23,9 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.extend.backend import get_backend
 
-__all__ = ["compiled", "keep_in", "number_of"]
+__all__ = ["compiled", "is_kept", "keep_in", "number_of"]
 
 _SOURCES: Final = hashlib.sha256(
     b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
@@ -38,7 +39,7 @@ _KNOWN: Final = {"jax", "optax", "nst_jax"}
 _Jitted: Final = type(jax.jit(lambda: None))
 
 _locks: dict[Path | None, Lock] = {}
-"""Threads that want the same program wait for the first, and find it made."""
+"""Threads that want the same program wait for the first, and find it made, by JAX if not here."""
 
 _made: dict[Path, jax.stages.Compiled] = {}
 _folder: Path | None = None
@@ -93,6 +94,14 @@ def compiled(
         return _made[place]
 
 
+def is_kept(
+    jitted: Any, *args: Any, static: Mapping[str, Any] | None = None, **options: Any
+) -> bool:
+    """Tell whether an earlier run has kept a program; arguments are as of `compiled`."""
+    place = _place(jitted, static or {}, args, _named(options))
+    return place is not None and place.with_suffix(".stablehlo").exists()
+
+
 def number_of(
     tell: Callable[[jax.stages.Compiled], int | None],
     jitted: Any,
@@ -106,8 +115,7 @@ def number_of(
         tell: a function of this package.
         jitted: and the rest: as of `compiled`, which will find it made if nothing was kept.
     """
-    named = {name: x for name, x in options.items() if name != "donate"}
-    place = _place(jitted, static or {}, args, named)
+    place = _place(jitted, static or {}, args, _named(options))
     file = None if place is None else place.with_suffix(f".{tell.__name__}")
     kept = None if file is None else _read(file)
     if kept is not None:
@@ -116,6 +124,10 @@ def number_of(
     if file is not None and number is not None:
         _write(file, str(number).encode())
     return number
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: x for name, x in options.items() if name != "donate"}
 
 
 def _traced(
@@ -233,7 +245,9 @@ def _precision() -> str:
 
 @cache
 def _surroundings() -> str:
-    """What decides a program besides its arguments."""
+    """What decides a program, and the numbers of one, besides its arguments."""
     versions = {name: version(name) for name in _TRACED_BY}
-    flags = sorted(item for item in os.environ.items() if item[0].startswith(("JAX_", "XLA_")))
-    return f"{_SOURCES} {versions} {flags} {jax.devices()[0].device_kind}"
+    prefixes = ("JAX_", "XLA_", "LIBTPU_")
+    flags = sorted(item for item in os.environ.items() if item[0].startswith(prefixes))
+    compiler = get_backend().platform_version
+    return f"{_SOURCES} {versions} {flags} {compiler} {jax.devices()[0].device_kind}"

@@ -1,7 +1,8 @@
 """The whole job: from pictures in to a picture out.
 
-Reading and bookkeeping are in `nst_jax.job`, the way through the scales in `nst_jax.painting`, the
-mathematics in `nst_jax.objective`, the loop in `nst_jax.optimize`.
+Reading and bookkeeping are in `nst_jax.job`, what it aims at in `nst_jax.targets`, the way through
+the scales in `nst_jax.painting`, the mathematics in `nst_jax.objective`, the loop in
+`nst_jax.optimize`.
 """
 
 import os

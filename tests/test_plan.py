@@ -9,7 +9,6 @@ import pytest
 from test_cli import CAT, FOR_BOTH, INK, call, error_line, settings_of
 
 from nst_jax import InputError, Settings, TooLargeError, job, plan, stylize, targets
-from nst_jax.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -69,38 +68,63 @@ def test_what_was_planned_is_not_compiled_again(cat, roofs, compilations):
     assert compilations().count("jit(_chunk)") == len(made.settings["scales"])
 
 
-def test_a_program_is_made_beside_what_is_done_meanwhile(cat, roofs, monkeypatch):
-    """In a thread, and by the end."""
-    meanwhile, made = Event(), []
+@pytest.fixture
+def kept(monkeypatch):
+    monkeypatch.setattr(plan, "is_kept", lambda *args, **options: True)
 
-    def waiting(*args, **options):
+
+@pytest.mark.usefixtures("kept")
+def test_a_program_is_loaded_beside_what_is_done_meanwhile(cat, roofs, monkeypatch):
+    begun, meanwhile, loaded = Event(), Event(), []
+
+    def load(*args, **options):
+        begun.set()
         assert meanwhile.wait(60)
-        made.append(compiled(*args, **options))
+        loaded.append(args)
 
-    monkeypatch.setattr(plan, "compiled", waiting)
+    monkeypatch.setattr(plan, "compiled", load)
     with plan.ahead(job.prepare(cat, [roofs], Settings(**SMALL)), 0, None):
-        assert made == []
+        assert begun.wait(60)
         meanwhile.set()
-    assert len(made) == 1
+    assert len(loaded) == 1
 
 
-def test_nothing_is_compiled_beside_what_a_gpu_does(cat, roofs, monkeypatch):
+def test_only_what_is_kept_is_loaded_and_not_beside_a_gpu(cat, roofs, monkeypatch):
     prepared = job.prepare(cat, [roofs], Settings(**SMALL))
-    made = []
-    monkeypatch.setattr(plan, "compiled", lambda *args, **options: made.append(args))
-    for backend, programs in (("gpu", 0), ("cpu", 1)):
+    loaded = []
+    monkeypatch.setattr(plan, "compiled", lambda *args, **options: loaded.append(args))
+    for backend, kept, programs in (("cpu", False, 0), ("gpu", True, 0), ("cpu", True, 1)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        monkeypatch.setattr(plan, "is_kept", lambda *args, kept=kept, **options: kept)
         with plan.ahead(prepared, 0, None):
             pass
-        assert len(made) == programs
+        assert len(loaded) == programs
 
 
-def test_a_program_that_cannot_be_made_ahead_is_met_when_it_is_wanted(cat, roofs, monkeypatch):
+@pytest.mark.usefixtures("kept")
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_program_that_cannot_be_loaded_ahead_is_met_when_it_is_wanted(cat, roofs, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("no")
 
     monkeypatch.setattr(plan, "compiled", fail)
     assert stylize(cat, roofs, **SMALL | {"steps": 1}).settings["steps_done"] == 2
+
+
+@pytest.mark.usefixtures("kept")
+def test_an_interruption_does_not_wait_for_what_is_loaded(cat, roofs, monkeypatch):
+    over, loaded = Event(), []
+
+    def load(*args, **options):
+        over.wait(10)
+        loaded.append(args)
+
+    monkeypatch.setattr(plan, "compiled", load)
+    prepared = job.prepare(cat, [roofs], Settings(**SMALL))
+    with pytest.raises(KeyboardInterrupt), plan.ahead(prepared, 0, None):
+        raise KeyboardInterrupt
+    assert loaded == []
+    over.set()
 
 
 @pytest.mark.parametrize(

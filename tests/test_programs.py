@@ -128,8 +128,12 @@ def size(scaled, **options):
 
 
 def test_a_number_of_a_program_is_told_without_it(folder, scaled):
+    x = jax.ShapeDtypeStruct((3,), jnp.float32)
+    asked = {"static": {"offset": 1}, "donate": (0,)}
+    assert not programs.is_kept(scaled, x, {"a": 2.0}, **asked)
     assert size(scaled, donate=(0,)) == 12
     another_run()
+    assert programs.is_kept(scaled, x, {"a": 2.0}, **asked)
     assert size(scaled, donate=(0,)) == 12
     assert ASKED == []
     assert programs._made == {}
@@ -259,12 +263,18 @@ def test_a_job_is_the_same_with_what_was_kept(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+class Other:
+    platform_version = "of a compiler"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda patch: patch.setattr(programs, "_SOURCES", "others"),
         lambda patch: patch.setattr(programs, "version", lambda name: "1.2.3"),
         lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false"),
+        lambda patch: patch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_anything"),
+        lambda patch: patch.setattr(programs, "get_backend", Other),
         lambda patch: jax.config.update("jax_default_matmul_precision", "highest"),
     ],
 )
