@@ -4,6 +4,7 @@ JAX is imported by the commands that compute, not by ``--help``.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ INTERRUPTED: Final = 130
 
 
 class Reporting(click.Group):
-    """A group whose commands end bad input in one line and exit code 2."""
+    """A group whose commands end bad input in one line and exit code 2, and at once on Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -57,6 +58,10 @@ class Reporting(click.Group):
                 raise
             click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("\nAborted!", err=True)
+            # XLA goes on compiling in threads of its own, and brings Python down as it ends.
+            os._exit(INTERRUPTED)
 
 
 @click.group(cls=Reporting, context_settings={"help_option_names": ["-h", "--help"]})

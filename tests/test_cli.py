@@ -240,10 +240,25 @@ def test_interrupt_before_the_first_step_leaves_nothing():
         running.send_signal(signal.SIGINT)
         os.close(writer)
         out, err = running.communicate(timeout=60)
-    assert running.returncode != 0
+    assert running.returncode == 130
     if b"Exception ignored in" not in err:  # it came during a garbage collection
         assert b"Traceback" not in err
     assert out == b""
+    assert not Path("out.png").exists()
+
+
+def test_an_interrupt_ends_a_compilation():
+    environment = os.environ | {"JAX_LOG_COMPILES": "1", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    command = [*PROGRAM, "stylize", CAT, INK, "-o", "out.png", "--model", "vgg16", "--size", "64"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        for line in running.stderr:
+            if "Finished jaxpr to MLIR module conversion jit(_chunk)" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        told = running.stderr.read()
+    assert running.returncode == 130
+    assert "Aborted!" in told
+    assert "Finished XLA compilation of jit(_chunk)" not in told
     assert not Path("out.png").exists()
 
 
