@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nst_jax.cli_many import batch, interpolate
+from nst_jax.cli_many import INTERRUPTED, batch, interpolate
 from nst_jax.cli_options import (
     BALANCE_OPTIONS,
     COLOR_OPTIONS,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from nst_jax.stylization import Result
 
 __all__ = ["main"]
-
-INTERRUPTED: Final = 130
 
 
 class Reporting(click.Group):

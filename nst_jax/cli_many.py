@@ -31,7 +31,7 @@ from nst_jax.errors import InputError
 if TYPE_CHECKING:
     from nst_jax.optimize import Progress
 
-__all__ = ["batch", "interpolate"]
+__all__ = ["INTERRUPTED", "batch", "interpolate"]
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130

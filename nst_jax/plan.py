@@ -73,9 +73,11 @@ def ahead(job: Job, scale: int, tile: int | None) -> Iterator[None]:
     done = Event()
 
     def load() -> None:
-        with suppress(Exception):  # it will be met again when the program is wanted
-            compiled(*asked, **options)
-        done.set()
+        try:
+            with suppress(Exception):  # it will be met again when the program is wanted
+                compiled(*asked, **options)
+        finally:
+            done.set()
 
     Thread(target=load).start()
     yield

@@ -95,10 +95,14 @@ def compiled(
 
 
 def is_kept(
-    jitted: Any, *args: Any, static: Mapping[str, Any] | None = None, **options: Any
+    jitted: Any,
+    *args: Any,
+    static: Mapping[str, Any] | None = None,
+    donate: Sequence[int] = (),
+    **named: Any,
 ) -> bool:
     """Tell whether an earlier run has kept a program; arguments are as of `compiled`."""
-    place = _place(jitted, static or {}, args, _named(options))
+    place = _place(jitted, static or {}, args, named)
     return place is not None and place.with_suffix(".stablehlo").exists()
 
 
@@ -107,7 +111,8 @@ def number_of(
     jitted: Any,
     *args: Any,
     static: Mapping[str, Any] | None = None,
-    **options: Any,
+    donate: Sequence[int] = (),
+    **named: Any,
 ) -> int | None:
     """Give what ``tell`` says of a program: now, or in an earlier run.
 
@@ -115,19 +120,15 @@ def number_of(
         tell: a function of this package.
         jitted: and the rest: as of `compiled`, which will find it made if nothing was kept.
     """
-    place = _place(jitted, static or {}, args, _named(options))
+    place = _place(jitted, static or {}, args, named)
     file = None if place is None else place.with_suffix(f".{tell.__name__}")
     kept = None if file is None else _read(file)
     if kept is not None:
         return int(kept)
-    number = tell(compiled(jitted, *args, static=static, **options))
+    number = tell(compiled(jitted, *args, static=static, donate=donate, **named))
     if file is not None and number is not None:
         _write(file, str(number).encode())
     return number
-
-
-def _named(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: x for name, x in options.items() if name != "donate"}
 
 
 def _traced(
