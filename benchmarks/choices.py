@@ -4,7 +4,7 @@ python benchmarks/choices.py
 
 It prints, with the bundled VGG16:
 
-1. the input gradient of one convolution, as JAX derives it and as `nst_jax.convolution` has it,
+1. the input gradient of one convolution, as JAX derives it and as `nst_jax.models.kernels.conv3x3` has it,
    outside and inside a rolled loop;
 2. the final loss of L-BFGS when what leaves [0, 1] is clipped at the end, clipped inside the loss,
    or folded;
@@ -28,19 +28,11 @@ from jax import lax
 from skimage import data
 from sklearn.datasets import load_sample_image
 
-from nst_jax import (
-    VGG,
-    LossWeights,
-    Settings,
-    Targets,
-    images,
-    loss,
-    make_targets,
-    stylize,
-    weights,
-)
-from nst_jax.convolution import convolve
-from nst_jax.optimize import fold
+from nst_jax import VGG, LossWeights, Settings, Targets, loss, make_targets, stylize
+from nst_jax.images import io as images
+from nst_jax.models.kernels.conv3x3 import convolve
+from nst_jax.models.weights import load as weights
+from nst_jax.optimize.loop import fold
 
 SETTINGS = Settings()
 SIZE, STEPS = 96, 100

@@ -13,9 +13,11 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from nst_jax import Settings, images, weights
-from nst_jax.architectures import conv_names, conv_shape
-from nst_jax.params import Params
+from nst_jax import Settings
+from nst_jax.images import io as images
+from nst_jax.models.architectures import conv_names, conv_shape
+from nst_jax.models.weights import load as weights
+from nst_jax.models.weights.validation import Params
 
 MODEL: Final = "vgg19"
 RANDOM_PART: Final = 0.25

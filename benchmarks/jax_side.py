@@ -36,8 +36,8 @@ from nst_jax import (
     minimise_each,
     prepare_params,
 )
-from nst_jax.memory import compile_to_fit
-from nst_jax.painting import ABREAST
+from nst_jax.pipeline.memory import compile_to_fit
+from nst_jax.pipeline.runner import ABREAST
 
 DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}
 WEIGHTS = LossWeights(

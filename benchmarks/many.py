@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from nst_jax import images
+from nst_jax.images import io as images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONTENT = EXAMPLES / "cat.jpg"

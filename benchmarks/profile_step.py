@@ -29,9 +29,9 @@ from jax_side import DTYPES, WEIGHTS, JaxContender, loss_of_style
 from results import number
 
 from nst_jax import VGG
-from nst_jax.architectures import conv_shape
-from nst_jax.convolution import convolve
-from nst_jax.vgg import tap_names
+from nst_jax.models.architectures import conv_shape
+from nst_jax.models.kernels.conv3x3 import convolve
+from nst_jax.models.vgg import tap_names
 
 
 def main() -> None:

@@ -32,8 +32,9 @@ from compare import meminfo, processor
 from quality_judge import Judge
 from quality_report import Section, write
 
-from nst_jax import images, weights
-from nst_jax.precision import network_dtype
+from nst_jax.images import io as images
+from nst_jax.models.prepare import network_dtype
+from nst_jax.models.weights import load as weights
 
 HERE: Final = Path(__file__).parent
 PROJECT: Final = HERE.parent

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import LossWeights, Settings, Targets, images, loss, make_targets
-from nst_jax import weights as weight_files
+from nst_jax import LossWeights, Settings, Targets, loss, make_targets
+from nst_jax.images import io as images
+from nst_jax.models.weights import load as weight_files
 
 SETTINGS: Final = Settings()
 OTHER_LAYERS: Final = ("relu1_2", "relu2_2", "relu3_2", "relu4_3", "relu5_2")

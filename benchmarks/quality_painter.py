@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from common import Message, Watch, one_line
 
-from nst_jax import images
+from nst_jax.images import io as images
 
 QUARTERS: Final = 4
 FEW_STEPS: Final = 3
@@ -116,8 +116,8 @@ def nst_jax(
     import jaxlib.version
 
     from nst_jax import Settings, stylize
-    from nst_jax import weights as weight_files
-    from nst_jax.pyramid import shapes
+    from nst_jax.models.weights import load as weight_files
+    from nst_jax.optimize.multiscale import shapes
     from nst_jax.settings import STEPS
 
     loaded = weight_files.load(weights)

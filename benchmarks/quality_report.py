@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from results import number, table
 
-from nst_jax import images
+from nst_jax.images import io as images
 
 INTRODUCTION: Final = """\
 # Pictures at equal time

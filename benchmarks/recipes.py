@@ -41,7 +41,8 @@ from torch import Tensor
 from torch.nn import functional as nnf
 from torch_reference import Network, mean_gram, to_tensor
 
-from nst_jax import images, weights
+from nst_jax.images import io as images
+from nst_jax.models.weights import load as weights
 
 CONTENT_LAYER: Final = "relu4_2"
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")

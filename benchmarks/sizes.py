@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import LossWeights, Result, Settings, images, loss, make_targets, stylize, weights
-from nst_jax.cli_job import keep_compiled_programs
+from nst_jax import LossWeights, Result, Settings, loss, make_targets, stylize
+from nst_jax.apps.cli.run import keep_compiled_programs
+from nst_jax.images import io as images
+from nst_jax.models.weights import load as weights
 
 ROOT = Path(__file__).parents[1]
 HEIGHT = 320  # of the pictures in the strip

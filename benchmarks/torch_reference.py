@@ -16,8 +16,8 @@ from common import ADAM_LR, LBFGS_LR, LBFGS_MEMORY, SETTINGS, TAPS, Optimizer
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst_jax.architectures import conv_names
-from nst_jax.params import Params
+from nst_jax.models.architectures import conv_names
+from nst_jax.models.weights.validation import Params
 
 
 class Network(nn.Module):

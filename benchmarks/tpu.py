@@ -3,7 +3,7 @@
 python benchmarks/tpu.py
 
 ``libtpu`` compiles for chips that are not there. This compiles one step of Adam, and the rolled
-loops of Adam and of L-BFGS exactly as `nst_jax.optimize.minimise` asks for them, for one chip of
+loops of Adam and of L-BFGS exactly as `nst_jax.optimize.loop.minimise` asks for them, for one chip of
 two generations, and writes to ``benchmarks/TPU.md`` what the compiler says: whether the plan fits
 the memory, whether the loop talks to the host, whether the picture is updated in place, which data
 is moved about around the convolutions, and how many cycles it expects. No weights are needed, only

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
 
-from nst_jax import LossWeights, Settings, loss, make_targets, optimize
-from nst_jax.architectures import conv_names, conv_shape
-from nst_jax.vgg import tap_names
+from nst_jax import LossWeights, Settings, loss, make_targets
+from nst_jax.models.architectures import conv_names, conv_shape
+from nst_jax.models.vgg import tap_names
+from nst_jax.optimize import loop as optimize
 
 MODEL, DTYPE, SETTINGS = "vgg19", jnp.bfloat16, Settings()
 

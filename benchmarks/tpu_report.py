@@ -9,7 +9,7 @@ from typing import Final
 import jax.numpy as jnp
 from tpu_programs import CHIPS, DTYPE, MODEL, Chip
 
-from nst_jax.architectures import CONVS_PER_BLOCK
+from nst_jax.models.architectures import CONVS_PER_BLOCK
 
 SHOWN: Final = ("v5e", 1024, "step, Adam")
 """The program whose moves of data are listed one by one."""
@@ -56,7 +56,7 @@ HEADER = """# TPU: what the compiler says
 `{command}` with {versions}.
 
 {model} in {dtype}, square pictures, default settings; one chip. The loops are
-`nst_jax.optimize`'s, with their number of turns as an argument. A turn of L-BFGS is counted with
+`nst_jax.optimize.loop`'s, with their number of turns as an argument. A turn of L-BFGS is counted with
 *one* trial of its line search and without the rare branches.
 
 - **memory**: arguments, results and temporaries as planned, of the chip's {memories}.

@@ -2,7 +2,7 @@
 
 Pictures are float32 RGB in [0, 1], (h, w, 3). The whole job is `stylize`; below it stand pure
 functions for use in one's own ``jit``, ``grad`` and ``vmap``: `VGG`, `make_targets`, `loss`,
-`nst_jax.losses`, and the compiled loop `minimise`.
+`nst_jax.losses.terms`, and the compiled loop `minimise`.
 
 Names are imported when they are first used, so that ``import nst_jax`` costs nothing and
 ``nst-jax --help`` answers without JAX.
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nst_jax.errors import DivergedError, InputError, TooLargeError
-    from nst_jax.objective import LossWeights, Targets, loss, make_targets
-    from nst_jax.optimize import Outcome, Progress, minimise, minimise_each
-    from nst_jax.precision import prepare_params
-    from nst_jax.result import Result
+    from nst_jax.losses.objective import LossWeights, Targets, loss, make_targets
+    from nst_jax.models.prepare import prepare_params
+    from nst_jax.models.vgg import VGG
+    from nst_jax.optimize.loop import Outcome, Progress, minimise, minimise_each
+    from nst_jax.pipeline.api import interpolate, reconstruct, stylize, stylize_each, texture
+    from nst_jax.pipeline.result import Result
     from nst_jax.settings import PAPER, Settings
-    from nst_jax.stylization import interpolate, reconstruct, stylize, stylize_each, texture
-    from nst_jax.vgg import VGG
 
 __all__ = [
     "PAPER",
@@ -47,13 +47,13 @@ __all__ = [
 
 _HOMES = {
     "errors": ("DivergedError", "InputError", "TooLargeError"),
-    "objective": ("LossWeights", "Targets", "loss", "make_targets"),
-    "optimize": ("Outcome", "Progress", "minimise", "minimise_each"),
-    "precision": ("prepare_params",),
+    "losses.objective": ("LossWeights", "Targets", "loss", "make_targets"),
+    "optimize.loop": ("Outcome", "Progress", "minimise", "minimise_each"),
+    "models.prepare": ("prepare_params",),
     "settings": ("PAPER", "Settings"),
-    "result": ("Result",),
-    "stylization": ("interpolate", "reconstruct", "stylize", "stylize_each", "texture"),
-    "vgg": ("VGG",),
+    "pipeline.result": ("Result",),
+    "pipeline.api": ("interpolate", "reconstruct", "stylize", "stylize_each", "texture"),
+    "models.vgg": ("VGG",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ("colors", "images", "losses", "weights")

@@ -23,7 +23,7 @@ class DivergedError(ArithmeticError):
     Attributes:
         image: the last picture that was seen to be finite, at the end of a chunk, in [0, 1].
         step: the number of steps behind that picture.
-        history: the losses up to it, as `nst_jax.optimize.minimise` returns them.
+        history: the losses up to it, as `nst_jax.optimize.loop.minimise` returns them.
         result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it. Of several
             pictures that ran side by side, image, history and result hold one each.
     """

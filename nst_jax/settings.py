@@ -8,25 +8,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from nst_jax.architectures import Padding, Pooling
 from nst_jax.errors import InputError
+from nst_jax.models.architectures import Padding, Pooling
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and the command line's help needs neither
     from pathlib import Path
 
     import optax
 
-    from nst_jax.images import ImageSource
-    from nst_jax.weights import Weights
+    from nst_jax.images.io import ImageSource
+    from nst_jax.models.weights.load import Weights
 
 __all__ = ["PAPER", "STEPS", "Color", "Form", "Settings", "changed"]
 
 Form = Literal["relative", "paper"]
 """How a layer's difference becomes a number: as a share of the target's energy, or as the paper's
-raw sums (`nst_jax.losses`)."""
+raw sums (`nst_jax.losses.terms`)."""
 
 Color = Literal["style", "luminance", "match", "histogram"]
-"""Whose colours the picture gets, and how (`nst_jax.colors`)."""
+"""Whose colours the picture gets, and how (`nst_jax.images.color`)."""
 
 LARGEST_WEIGHT: Final = 1e30  # float32 ends at 3.4e38
 LARGEST_STYLE_SCALE: Final = 10
@@ -80,12 +80,12 @@ class Settings:
             picture (a path, PIL image or array).
         seed: of the noise.
         model: ``auto`` (VGG19 if it can be had, else the bundled VGG16), ``vgg19`` or ``vgg16``.
-        weights: a weight file to use instead, or `nst_jax.weights.Weights` already loaded.
+        weights: a weight file to use instead, or `nst_jax.models.weights.load.Weights` already loaded.
         dtype: what the network computes in: ``float32``, ``bfloat16``, or ``auto`` for bfloat16
             where that is fast: on GPUs, TPUs and processors with AMX or AVX-512's bfloat16. Losses
             and the picture are float32 always.
         memory: how much the computation may take, as ``8GB``; None for what is free when it starts.
-            A picture that needs more at once is computed tile by tile (`nst_jax.tiling`), which
+            A picture that needs more at once is computed tile by tile (`nst_jax.partitioning.tiling`), which
             gives the same picture, more slowly.
     """
 

@@ -31,7 +31,10 @@ CHECKED = [
     for name in ("colors", "convolution", "layers", "losses", "masks", "objective", "sheets", "vgg")
 ]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    from nst_jax import colors, layers, masks, objective, precision, sheets, vgg, weights  # noqa: F401
+    from nst_jax.losses import objective
+    from nst_jax.models import layers
+    from nst_jax.models import prepare as precision
+    from nst_jax.models.weights import load as weights
 
 # Jobs go by both forms of a convolution, but by the one that is slow to compile in few layers.
 WINOGRAD_CHANNELS = precision.WINOGRAD_CHANNELS

