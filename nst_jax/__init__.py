@@ -1,71 +1,120 @@
 """nst_jax: neural style transfer (Gatys, Ecker & Bethge 2015), compiled with JAX and Flax.
 
-Pictures are float32 RGB in [0, 1], (h, w, 3). The whole job is `stylize`; below it stand pure
-functions for use in one's own ``jit``, ``grad`` and ``vmap``: `VGG`, `make_targets`, `loss`,
-`nst_jax.losses.terms`, and the compiled loop `minimise`.
+Images are float32 RGB in [0, 1], ``(h, w, 3)``.
 
-Names are imported when they are first used, so that ``import nst_jax`` costs nothing and
-``nst-jax --help`` answers without JAX.
+Whole jobs: `stylize`, `stylize_many`, `interpolate_styles`, `synthesize_texture`,
+`reconstruct_content`, `stylize_folder`; `prepare_job` and `run` to own the loop. Pure functions for
+your own ``jit``, ``grad`` and ``vmap``: `VGG`, `make_targets`, `loss`. The compiled loop for any
+loss: `minimize`, `minimize_batch` and `nst_jax.optimize`.
+
+Names are imported on first use, so that ``import nst_jax`` is fast and ``nst-jax --help`` answers
+without JAX.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nst_jax.errors import DivergedError, InputError, TooLargeError
-    from nst_jax.losses.objective import LossWeights, Targets, loss, make_targets
-    from nst_jax.models.prepare import prepare_params
-    from nst_jax.models.vgg import VGG
-    from nst_jax.optimize.loop import Outcome, Progress, minimise, minimise_each
-    from nst_jax.pipeline.api import interpolate, reconstruct, stylize, stylize_each, texture
-    from nst_jax.pipeline.result import Result
+    from nst_jax import images, losses, models, optimize, partitioning, pipeline
+    from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+    from nst_jax.losses import LossWeights, Targets, loss, make_targets
+    from nst_jax.models import VGG, prepare_params, weights
+    from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
+    from nst_jax.pipeline import (
+        BatchItem,
+        Job,
+        Progress,
+        Result,
+        interpolate_styles,
+        list_images,
+        prepare_job,
+        reconstruct_content,
+        run,
+        stylize,
+        stylize_folder,
+        stylize_many,
+        synthesize_texture,
+    )
     from nst_jax.settings import PAPER, Settings
+
+__version__ = version("nst-jax")
 
 __all__ = [
     "PAPER",
     "VGG",
+    "BatchItem",
     "DivergedError",
     "InputError",
+    "Job",
     "LossWeights",
-    "Outcome",
+    "MemoryLimitError",
+    "MinimizeResult",
     "Progress",
     "Result",
     "Settings",
+    "State",
     "Targets",
-    "TooLargeError",
-    "interpolate",
+    "images",
+    "interpolate_styles",
+    "list_images",
     "loss",
+    "losses",
     "make_targets",
-    "minimise",
-    "minimise_each",
+    "minimize",
+    "minimize_batch",
+    "models",
+    "optimize",
+    "partitioning",
+    "pipeline",
+    "prepare_job",
     "prepare_params",
-    "reconstruct",
+    "reconstruct_content",
+    "run",
     "stylize",
-    "stylize_each",
-    "texture",
+    "stylize_folder",
+    "stylize_many",
+    "synthesize_texture",
+    "weights",
 ]
 
-_HOMES = {
-    "errors": ("DivergedError", "InputError", "TooLargeError"),
-    "losses.objective": ("LossWeights", "Targets", "loss", "make_targets"),
-    "optimize.loop": ("Outcome", "Progress", "minimise", "minimise_each"),
-    "models.prepare": ("prepare_params",),
+_EXPORTS = {
+    "errors": ("DivergedError", "InputError", "MemoryLimitError"),
+    "losses": ("LossWeights", "Targets", "loss", "make_targets"),
+    "models": ("VGG", "prepare_params"),
+    "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),
+    "pipeline": (
+        "BatchItem",
+        "Job",
+        "Progress",
+        "Result",
+        "interpolate_styles",
+        "list_images",
+        "prepare_job",
+        "reconstruct_content",
+        "run",
+        "stylize",
+        "stylize_folder",
+        "stylize_many",
+        "synthesize_texture",
+    ),
     "settings": ("PAPER", "Settings"),
-    "pipeline.result": ("Result",),
-    "pipeline.api": ("interpolate", "reconstruct", "stylize", "stylize_each", "texture"),
-    "models.vgg": ("VGG",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("colors", "images", "losses", "weights")
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+_SUBMODULES = {
+    name: f"nst_jax.{name}"
+    for name in ("images", "losses", "models", "optimize", "partitioning", "pipeline")
+} | {"weights": "nst_jax.models.weights"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(f"nst_jax.{_HOME_OF[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"nst_jax.{name}")
+    """Import a public name or submodule on first use."""
+    if name in _MODULE_OF:
+        return getattr(import_module(f"nst_jax.{_MODULE_OF[name]}"), name)
+    if name in _SUBMODULES:
+        return import_module(_SUBMODULES[name])
     raise AttributeError(f"module 'nst_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_MODULES]
+    return __all__

@@ -1,37 +1,38 @@
-"""The two ways in which a job ends without a picture that was asked for."""
+"""The errors that a job reports to its user."""
 
 from typing import Any
 
-__all__ = ["DivergedError", "InputError", "TooLargeError"]
+__all__ = ["DivergedError", "InputError", "MemoryLimitError"]
 
 
 class InputError(ValueError):
-    """Bad input: a file, an option or an array that the job cannot be done with.
+    """The user gave a file, an option or an array that the job cannot use.
 
-    The message is one line that names what was given, what is allowed and what to do next. The
+    The message is one line. It names what was given, what is allowed and what to do next. The
     command line prints it without a traceback and exits with code 2.
     """
 
 
-class TooLargeError(InputError):
-    """The computation needs more memory than the device has."""
+class MemoryLimitError(InputError):
+    """The computation needs more memory than the device has or than the user allows."""
 
 
 class DivergedError(ArithmeticError):
-    """The loss or the picture stopped being finite.
+    """The loss or the image stopped being finite.
 
     Attributes:
-        image: the last picture that was seen to be finite, at the end of a chunk, in [0, 1].
-        step: the number of steps behind that picture.
-        history: the losses up to it, as `nst_jax.optimize.loop.minimise` returns them.
-        result: the picture as a `nst_jax.Result`, where `nst_jax.stylize` raised it. Of several
-            pictures that ran side by side, image, history and result hold one each.
+        image: the last finite image, in [0, 1]; ``(k, h, w, 3)`` when k images ran in one batch.
+        step: the number of steps behind that image.
+        history: the losses up to that step (`nst_jax.optimize.History`).
+        results: the last finite images as `nst_jax.Result`, one an image, when a pipeline function
+            raised the error; otherwise empty.
     """
 
-    result: Any = None
-
-    def __init__(self, message: str, *, image: Any, step: int, history: list[Any]) -> None:
+    def __init__(
+        self, message: str, *, image: Any, step: int, history: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.image = image
         self.step = step
-        self.history = history
+        self.history = history or {}
+        self.results: list[Any] = []

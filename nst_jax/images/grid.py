@@ -1,73 +1,63 @@
-"""Contact sheets: several pictures side by side on one, with a label under each."""
+"""Several images side by side in one, with a label below each."""
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image, ImageDraw, ImageFont
 
 from nst_jax.errors import InputError
-from nst_jax.images import io as images
+from nst_jax.images.io import resize
 
-__all__ = ["contact_sheet"]
+__all__ = ["image_grid"]
 
-Font: TypeAlias = ImageFont.FreeTypeFont
-
-WHITE: Final = 1.0
-INK: Final = 0.2
-FRAME: Final = 0.75  # a hairline, so that a white picture ends somewhere
+TEXT_GRAY: Final = 0.2
+BORDER_GRAY: Final = 0.75  # a line of one pixel around each image makes white images visible
 
 
-def contact_sheet(
-    pictures: Sequence[Float32[np.ndarray, "_ _ 3"]], labels: Sequence[str]
+def image_grid(
+    images: Sequence[Float32[np.ndarray, "_ _ 3"]], labels: Sequence[str]
 ) -> Float32[np.ndarray, "h w 3"]:
-    """Lay pictures in a row on white, scaled to the height of the tallest.
+    """Place images in a row on white, scaled to the height of the tallest.
 
     Args:
-        pictures: RGB in [0, 1], of any sizes.
-        labels: one each, in a line under its picture; one that is wider is cut short.
+        images: RGB in [0, 1], of any shapes.
+        labels: one line of text per image. A label that is wider than its image is cut.
 
     Returns:
-        The sheet, in [0, 1]. The tallest picture is on it pixel by pixel.
+        RGB in [0, 1]. The tallest image is in it pixel by pixel.
 
     Raises:
-        InputError: there are no pictures, or not as many labels.
+        InputError: there are no images, or another number of labels.
     """
-    if not pictures or len(pictures) != len(labels):
+    if not images or len(images) != len(labels):
         raise InputError(
-            f"{len(labels)} labels for {len(pictures)} pictures; give one each, and at least one"
+            f"{len(labels)} labels for {len(images)} images; give one per image, and at least one"
         )
-    height = max(len(picture) for picture in pictures)
-    row = [
-        picture
-        if len(picture) == height
-        else images.resize(
-            picture, (height, max(1, round(picture.shape[1] * height / len(picture))))
-        )
-        for picture in pictures
-    ]
+    height = max(len(image) for image in images)
+    widths = [max(1, round(image.shape[1] * height / len(image))) for image in images]
     margin = max(8, height // 14)
-    width = sum(picture.shape[1] for picture in row) + margin * (len(row) + 1)
-    font = cast(Font, ImageFont.load_default(max(11.0, height / 18)))
-    text = Image.new("L", (width, round(3 * font.size)))
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(max(11.0, height / 18)))
+    text = Image.new("L", (sum(widths) + margin * (len(images) + 1), round(3 * font.size)))
     draw = ImageDraw.Draw(text)
-    sheet = np.full((margin + height + text.height, width, 3), WHITE, np.float32)
+    grid = np.ones((margin + height + text.height, text.width, 3), np.float32)
     left = margin
-    for picture, label in zip(row, labels, strict=True):
-        right = left + picture.shape[1]
-        sheet[margin - 1 : margin + height + 1, left - 1 : right + 1] = FRAME
-        sheet[margin : margin + height, left:right] = picture
-        line = _shortened(" ".join(label.split()), right - left + margin // 2, font)
+    for image, width, label in zip(images, widths, labels, strict=True):
+        right = left + width
+        grid[margin - 1 : margin + height + 1, left - 1 : right + 1] = BORDER_GRAY
+        scaled = image if len(image) == height else resize(image, (height, width))
+        grid[margin : margin + height, left:right] = scaled
+        line = _ellipsize(" ".join(label.split()), width + margin // 2, font)
         draw.text(((left + right) / 2, text.height / 2), line, 255, font, anchor="mm")
         left = right + margin
     ink = np.asarray(text, np.float32)[..., None] / 255
-    sheet[-text.height :] += ink * (INK - sheet[-text.height :])
-    return sheet
+    grid[-text.height :] += ink * (TEXT_GRAY - grid[-text.height :])
+    return grid
 
 
-def _shortened(label: str, width: int, font: Font) -> str:
-    """Cut a label short so that it is no wider than this, an ellipsis included."""
+def _ellipsize(label: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Cut a label, and append an ellipsis, if it is wider than ``width`` pixels."""
     if font.getlength(label) <= width:
         return label
     while label and font.getlength(f"{label}…") > width:

@@ -1,23 +1,23 @@
-"""Pictures between files and arrays.
+"""Read, resize and write images.
 
-The convention everywhere in the package: a picture is a float32 RGB array (h, w, 3) with values in
-[0, 1], sRGB-encoded as on screen; its alpha is a float32 array (h, w) in [0, 1], or None when every
-pixel is opaque. Whatever a file holds (other colour spaces, rotations, depths) is settled here, on
-reading, so that no other module meets it.
+Everywhere in the package an image is a float32 RGB array (h, w, 3) with values in [0, 1], encoded
+as sRGB. Its alpha is a float32 array (h, w) in [0, 1], or None if every pixel is opaque. `read`
+converts everything that a file can hold (color profiles, rotations, bit depths) to this form, so
+that no other module has to.
 """
 
 import io
 import json
 import logging
 import os
+import stat
 import struct
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -26,12 +26,14 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from nst_jax.errors import InputError
+from nst_jax.files import write_atomically
 
 __all__ = [
+    "FORMATS",
+    "ImageData",
     "ImageSource",
-    "Picture",
-    "check_output",
-    "fit",
+    "check_output_path",
+    "fit_longest_side",
     "read",
     "read_metadata",
     "resize",
@@ -40,12 +42,20 @@ __all__ = [
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ArrayLike
 
-MAX_PIXELS = 400_000_000  # twice the largest phone sensors; 4.8 GB as float32
+FORMATS: Final = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""The file formats that `write` supports, by extension in lower case."""
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-FORMATS |= {".tif": "TIFF", ".tiff": "TIFF"}
-# No "optimize" for JPEG: Pillow gives it a buffer that a noisy picture at this quality overflows.
-SAVE_OPTIONS = {
+MAX_PIXELS: Final = 400_000_000  # twice the largest phone sensors; 4.8 GB as float32
+
+# JPEG without "optimize": Pillow then allocates a buffer that noise at this quality overflows.
+SAVE_OPTIONS: Final = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"quality": 95},
@@ -53,68 +63,81 @@ SAVE_OPTIONS = {
 }
 
 log = logging.getLogger("nst_jax")
-_bomb_guard_lock = threading.Lock()
+_pixel_limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture in the package's convention: RGB, and alpha or None where all is opaque."""
+class ImageData:
+    """An image: RGB pixels, and alpha or None if every pixel is opaque. Values are in [0, 1]."""
 
     pixels: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"] | None = None
 
 
-def read(source: ImageSource, *, name: str = "image") -> Picture:
+def read(source: ImageSource, *, name: str = "image") -> ImageData:
     """Read a path, a PIL image or an array as sRGB.
 
-    Files and PIL images are turned upright by their EXIF orientation and converted from their
-    embedded ICC profile to sRGB; of an animated file the first frame is taken (of a PIL image, the
-    frame it is at). Arrays are (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) with uint8 in 0..255,
-    uint16 in 0..65535, bool, or float in 0..1. `name` is what messages call the input.
+    Files and PIL images are rotated upright by their EXIF orientation and converted from their
+    ICC profile to sRGB. An animated file gives its first frame, a PIL image its current frame.
+    Fully transparent pixels get the mean visible color; the result has the alpha too.
 
-    Pixels of zero alpha get the mean visible colour; the alpha itself is returned beside them.
+    Args:
+        source: the path of an image file, a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or
+            (h, w, 4): uint8 in 0..255, uint16 in 0..65535, bool, or float in [0, 1].
+        name: what error messages call the image.
 
-    Raises InputError for a file that cannot be opened or decoded, that has more than 400 million
-    pixels, and for an array of another shape, dtype or range.
+    Raises:
+        InputError: the file cannot be opened or decoded, is not a regular file, or has more than
+            400 million pixels; or the array has another shape, dtype or range.
     """
     if isinstance(source, Image.Image):
         label = f"{name} (a PIL image)"
-        with _reading(label):
+        with _as_input_error(label):
             return _from_pil(source, label)
     if isinstance(source, str | os.PathLike):
         label = f"{name} {os.fspath(source)!r}"
-        with _reading(label), _open(source) as image:
+        with _as_input_error(label), _open(source, label) as image:
             return _from_pil(image, label)
     return _from_array(source, f"{name} (an array)")
 
 
-def resize(pixels: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """Resample to `size` (h, w), antialiased when shrinking.
+def resize(pixels: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
+    """Resample an image to ``shape`` (h, w), antialiased when it shrinks.
 
-    Takes (h, w, channels) or (h, w), such as a mask or an alpha, with values in [0, 1]; returns
-    float32 of the same kind in [0, 1].
+    Args:
+        pixels: (h, w, channels), or (h, w) such as a mask or an alpha, in [0, 1].
+        shape: the new height and width in pixels.
+
+    Returns:
+        float32 in [0, 1], with the channels of ``pixels``.
     """
     array = np.asarray(pixels, np.float32)
     if array.ndim == 3:
-        return np.stack([resize(array[..., c], size) for c in range(array.shape[2])], axis=-1)
-    height, width = size
-    # Bicubic: Lanczos is a little sharper but draws visible halos beside hard edges, and the
-    # optimiser would take a halo for a feature of the picture.
+        return np.stack([resize(array[..., c], shape) for c in range(array.shape[2])], axis=-1)
+    height, width = shape
+    # Bicubic: Lanczos is a little sharper but draws visible halos along hard edges, and the
+    # optimizer would treat a halo as a feature of the image.
     resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(resized), 0, 1)
 
 
-def fit(shape: tuple[int, ...], longest_side: int) -> tuple[int, int]:
-    """Give the (h, w) of `shape` (h, w, ...) scaled to a longest side, aspect ratio kept.
+def fit_longest_side(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Scale a shape up or down so that its longest side is ``size``, at the same aspect ratio.
 
-    Each side is at least 1. Scales up as well as down. Raises InputError if `longest_side` < 1.
+    Args:
+        shape: (h, w, ...) in pixels.
+        size: the new longest side in pixels.
+
+    Returns:
+        The new (h, w); each side is at least 1.
+
+    Raises:
+        InputError: ``size`` is below 1.
     """
-    if longest_side < 1:
-        raise InputError(
-            f"longest side {longest_side}: must be at least 1 pixel; give a larger one"
-        )
+    if size < 1:
+        raise InputError(f"longest side {size}: must be at least 1 pixel; give a larger one")
     height, width = shape[:2]
-    scale = longest_side / max(height, width)
+    scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -125,71 +148,70 @@ def write(
     alpha: ArrayLike | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a float picture (h, w, 3), and alpha (h, w), as 8-bit PNG, JPEG, WebP or TIFF.
+    """Write an image as an 8-bit PNG, JPEG, WebP or TIFF file with an sRGB profile.
 
-    The extension names the format. Values are clipped to [0, 1] and rounded; an sRGB profile is
-    embedded. JPEG has no alpha: the picture is laid on white, with a warning in the log.
-    `metadata` (keys of 1 to 79 ASCII characters) becomes PNG text chunks, or a JSON object in the
-    EXIF description; `read_metadata` reads both. The file appears whole or not at all: a picture
-    already at `path` stays until its successor is complete.
+    The file is written completely or not at all: a file that exists at ``path`` stays until the
+    new one is complete. JPEG cannot store alpha: the image is composited on white, and the log
+    gets a warning.
 
-    Raises InputError for another extension, a wrong shape or dtype, values that are not finite,
-    and a file that cannot be encoded or written.
+    Args:
+        path: the file; its extension selects the format (see `FORMATS`).
+        pixels: float RGB (h, w, 3); values are clipped to [0, 1] and rounded.
+        alpha: float (h, w), clipped and rounded in the same way.
+        metadata: texts by key of 1 to 79 printable ASCII characters. They become PNG text chunks,
+            or a JSON object in the EXIF description. `read_metadata` reads both.
+
+    Raises:
+        InputError: another extension, shape or dtype; values that are not finite; or the file
+            cannot be encoded or written.
     """
     path = Path(path)
-    check_output(path)
+    check_output_path(path)
     label = f"output {str(path)!r}"
-    kind = FORMATS[path.suffix.lower()]
-    rgb = _checked_floats(pixels, label)
+    file_format = FORMATS[path.suffix.lower()]
+    rgb = _clip_finite(pixels, label)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise InputError(f"{label}: pixels have shape {rgb.shape}; give (height, width, 3)")
     bands = [rgb]
     if alpha is not None:
-        opacity = _checked_floats(alpha, label)[..., None]
+        opacity = _clip_finite(alpha, label)[..., None]
         if opacity.shape != (*rgb.shape[:2], 1):
             raise InputError(
                 f"{label}: alpha has shape {opacity.shape[:-1]}; give {rgb.shape[:2]} like pixels"
             )
-        if kind == "JPEG":
-            log.warning("%s: JPEG has no transparency; laid on white (PNG keeps it)", label)
+        if file_format == "JPEG":
+            log.warning(
+                "%s: JPEG has no transparency; the image is composited on white (PNG keeps it)",
+                label,
+            )
             bands = [rgb * opacity + (1 - opacity)]
         else:
             bands = [rgb, opacity]
-    bytes_ = (np.concatenate(bands, axis=-1) * 255 + 0.5).astype(np.uint8)
+    uint8 = (np.concatenate(bands, axis=-1) * 255 + 0.5).astype(np.uint8)
 
-    options = {**SAVE_OPTIONS[kind], **_metadata_options(kind, metadata or {}, label)}
+    options = {**SAVE_OPTIONS[file_format], **_metadata_options(file_format, metadata or {}, label)}
     encoded = io.BytesIO()
     try:
-        Image.fromarray(bytes_).save(encoded, kind, icc_profile=_srgb_profile(), **options)
-    except (OSError, ValueError) as error:  # a side too long for the format, metadata too
+        Image.fromarray(uint8).save(encoded, file_format, icc_profile=_srgb_profile(), **options)
+    except (OSError, ValueError) as error:  # a side or metadata too long for the format
         raise InputError(
-            f"{label}: cannot be encoded as {kind} ({_one_line(error)}); use another format"
+            f"{label}: cannot be encoded as {file_format} ({_one_line(error)}); use another format"
         ) from error
-
-    # A new file beside the target, made by open() so that it has the user's usual permissions.
-    path = Path(os.path.realpath(path))  # through a symbolic link, rather than in its place
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with partial.open("xb") as file:
-            file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_atomically(path, encoded.getbuffer())
     except OSError as error:
         raise InputError(
             f"{label}: cannot be written ({_one_line(error)}); "
             "check the folder's permissions and free space"
         ) from error
-    finally:
-        with suppress(OSError):  # it is gone when all went well
-            partial.unlink()
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
-    """Check what can be known about an output before there is a picture to write.
+def check_output_path(path: str | os.PathLike[str]) -> None:
+    """Check what can be checked about an output file before there is an image to write.
 
-    Raises InputError for an unknown extension, a missing folder, a folder in the file's place, and
-    a file or folder that is read-only.
+    Raises:
+        InputError: an unknown extension, a missing folder, a folder at ``path``, or a file or
+            folder that is read-only.
     """
     path = Path(path)
     label = f"output {str(path)!r}"
@@ -201,41 +223,52 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{label}: its folder is read-only; choose another or allow writing")
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         raise InputError(f"{label}: is a folder; give a file name")
-    # os.replace() would not mind a file that is read-only.
+    # A rename would replace a read-only file without an error.
     if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
         raise InputError(f"{label}: is read-only; choose another name or allow writing")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read what `write` stored as `metadata`; {} where there is none.
+    """Read the ``metadata`` that `write` stored in a file.
 
-    For a PNG these are all its text chunks. Raises InputError for a file that cannot be read.
+    Returns:
+        The texts by key; all text chunks of a PNG file; {} if there is no metadata.
+
+    Raises:
+        InputError: the file cannot be opened or decoded, or is not a regular file.
     """
-    with _reading(f"image {os.fspath(path)!r}"), _open(path) as image:
+    label = f"image {os.fspath(path)!r}"
+    with _as_input_error(label), _open(path, label) as image:
         if isinstance(image, PngImageFile):
             return {key: str(value) for key, value in image.text.items()}
         description = image.getexif().get(ExifTags.Base.ImageDescription)
     try:
-        found = json.loads(description or "{}")
-    except ValueError:  # a camera's caption
+        metadata = json.loads(description or "{}")
+    except ValueError:  # for example a camera's caption
         return {}
-    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: str(value) for key, value in metadata.items()}
 
 
-def _open(path: str | os.PathLike[str]) -> Image.Image:
-    # Pillow's guard against decompression bombs is a global: lend it our limit while the header
-    # is read, which is when it is applied. It refuses from twice its value and warns before.
-    with _bomb_guard_lock:
-        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+def _open(path: str | os.PathLike[str], label: str) -> Image.Image:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a FIFO would block forever
+        raise InputError(
+            f"{label}: is a folder, pipe or device; give the path of a regular image file"
+        )
+    # Pillow's limit against decompression bombs is a global that it checks while it reads the
+    # header. It raises above twice the limit and warns above the limit.
+    with _pixel_limit_lock:
+        previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
         try:
             return Image.open(path)
         finally:
-            Image.MAX_IMAGE_PIXELS = usual
+            Image.MAX_IMAGE_PIXELS = previous_limit
 
 
 @contextmanager
-def _reading(label: str) -> Iterator[None]:
-    """Turn what Pillow raises into InputErrors about `label`."""
+def _as_input_error(label: str) -> Iterator[None]:
+    """Convert the exceptions of Pillow to InputErrors about ``label``."""
     try:
         yield
     except (InputError, MemoryError):
@@ -244,12 +277,12 @@ def _reading(label: str) -> Iterator[None]:
         raise InputError(f"{label}: too large: {_one_line(error)} Scale it down first.") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{label}: not an image, or of a kind that is not supported; "
+            f"{label}: not an image, or in a format that is not supported; "
             "convert it to PNG, JPEG, WebP or TIFF"
         ) from error
     except Exception as error:
-        # A damaged file makes a decoder raise whatever breaks first: OSError, SyntaxError,
-        # struct.error, EOFError, ... The operating system's own errors are those with an errno.
+        # A damaged file makes decoders raise anything: OSError, SyntaxError, struct.error,
+        # EOFError, ... The errors of the operating system are those with an errno.
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
                 f"{label}: cannot be opened: {error.strerror}; give the path of an image file "
@@ -257,7 +290,7 @@ def _reading(label: str) -> Iterator[None]:
             ) from error
         raise InputError(
             f"{label}: cannot be decoded ({_one_line(error)}); it is damaged or cut short, "
-            "fetch or export it again"
+            "download or export it again"
         ) from error
 
 
@@ -266,33 +299,17 @@ def _one_line(error: Exception) -> str:
     return " ".join(message.split()) or type(error).__name__
 
 
-def _from_pil(image: Image.Image, label: str) -> Picture:
+def _from_pil(image: Image.Image, label: str) -> ImageData:
     if 0 in image.size:
         raise InputError(f"{label}: has no pixels (size {image.size}); give another image")
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
-    except Exception as error:  # odd EXIF fields fail in many ways; the pixels are fine
-        log.warning("%s: its EXIF data is broken (%s); not turned", label, _one_line(error))
+    except Exception as error:  # malformed EXIF fields fail in many ways; the pixels are fine
+        log.warning("%s: its EXIF data is broken (%s); not rotated", label, _one_line(error))
     profile = image.info.get("icc_profile")
-
     if image.mode == "F" or image.mode.startswith("I"):
-        # Pillow converts these to RGB by clipping at 255, so they are scaled here. Its 32-bit "I"
-        # is how some versions and formats hand over 16-bit values.
-        values = np.asarray(image)
-        gray = _scaled(values, 1 if image.mode == "F" else 65535, label)
-        alpha = None
-        if isinstance(image.info.get("transparency"), int):
-            alpha = (values != image.info["transparency"]).astype(np.float32)
-        if not profile:
-            return _picture(np.stack([gray] * 3, axis=-1), alpha)
-        # A gray profile is a curve: taken at 256 points and interpolated, it keeps the depth.
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        curves = np.asarray(_to_srgb(ramp, profile, label), np.float32)[0] / 255
-        at = np.linspace(0, 1, 256)
-        rgb = np.stack([np.interp(gray, at, curve) for curve in curves.T], axis=-1)
-        return _picture(rgb.astype(np.float32), alpha)
-
+        return _from_deep_gray(image, profile, label)
     alpha = None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -303,15 +320,36 @@ def _from_pil(image: Image.Image, label: str) -> Picture:
     elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGB")
     rgb = _to_srgb(image, profile, label) if profile else image.convert("RGB")
-    return _picture(np.asarray(rgb, np.float32) / 255, alpha)
+    return _fill_transparent(np.asarray(rgb, np.float32) / 255, alpha)
+
+
+def _from_deep_gray(image: Image.Image, profile: bytes | None, label: str) -> ImageData:
+    """Read gray of 16 or 32 bits (modes I, I;16 and F).
+
+    Pillow would convert these modes to RGB by clipping at 255. In some versions and formats 16-bit
+    values have its 32-bit mode "I".
+    """
+    values = np.asarray(image)
+    gray = _to_unit_range(values, 1 if image.mode == "F" else 65535, label)
+    alpha = None
+    if isinstance(image.info.get("transparency"), int):
+        alpha = (values != image.info["transparency"]).astype(np.float32)
+    if not profile:
+        return _fill_transparent(np.stack([gray] * 3, axis=-1), alpha)
+    # A gray profile is a curve. Interpolation between 256 points of it keeps the bit depth.
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    curves = np.asarray(_to_srgb(ramp, profile, label), np.float32)[0] / 255
+    grid = np.linspace(0, 1, 256)
+    rgb = np.stack([np.interp(gray, grid, curve) for curve in curves.T], axis=-1)
+    return _fill_transparent(rgb.astype(np.float32), alpha)
 
 
 def _to_srgb(image: Image.Image, profile: bytes, label: str) -> Image.Image:
-    """Convert an L, RGB, CMYK or LAB image to RGB by its profile, if that can be used."""
+    """Convert an L, RGB, CMYK or LAB image to RGB by its ICC profile if the profile is usable."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if profile[16:20] == b"RGB " and image.mode == "L":
-            image = image.convert("RGB")  # some programs give gray files the RGB profile
+            image = image.convert("RGB")  # some programs give gray files an RGB profile
         converted = ImageCms.profileToProfile(
             image,
             source,
@@ -324,14 +362,14 @@ def _to_srgb(image: Image.Image, profile: bytes, label: str) -> Image.Image:
         return converted
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
         log.warning(
-            "%s: its ICC profile cannot be used (%s); its colours are read as sRGB",
+            "%s: its ICC profile cannot be used (%s); its colors are read as sRGB",
             label,
             _one_line(error),
         )
         return image.convert("RGB")
 
 
-def _from_array(source: ArrayLike, label: str) -> Picture:
+def _from_array(source: ArrayLike, label: str) -> ImageData:
     try:
         array = np.asarray(source)
     except ValueError as error:
@@ -343,77 +381,83 @@ def _from_array(source: ArrayLike, label: str) -> Picture:
         )
     if array.size == 0:
         raise InputError(f"{label}: has no pixels (shape {array.shape}); give another image")
-    tops = {"uint8": 255, "uint16": 65535, "bool": 1}
-    top = 1 if array.dtype.kind == "f" else tops.get(array.dtype.name)
-    if top is None:
+    max_values = {"uint8": 255, "uint16": 65535, "bool": 1}
+    max_value = 1 if array.dtype.kind == "f" else max_values.get(array.dtype.name)
+    if max_value is None:
         raise InputError(
             f"{label}: has dtype {array.dtype}; give uint8, uint16, bool, or float in 0..1"
         )
-    values = _scaled(array, top, label)
+    values = _to_unit_range(array, max_value, label)
     if values.ndim == 2:
         values = values[..., None]
     if values.shape[2] == 4:
-        return _picture(values[..., :3], values[..., 3])
-    return _picture(np.broadcast_to(values, (*values.shape[:2], 3)).copy(), None)
+        return _fill_transparent(values[..., :3], values[..., 3])
+    return ImageData(np.broadcast_to(values, (*values.shape[:2], 3)).copy())
 
 
-def _scaled(values: np.ndarray, top: int, label: str) -> np.ndarray:
-    """Check that values are in 0..top and scale them to float32 in [0, 1]."""
+def _to_unit_range(values: np.ndarray, max_value: int, label: str) -> np.ndarray:
+    """Check that values are in 0..max_value and scale them to float32 in [0, 1]."""
     low, high = float(values.min()), float(values.max())
-    if not (low >= -1e-6 and high <= top + 1e-6):  # false for NaN as well
+    if not (low >= -1e-6 and high <= max_value + 1e-6):  # false for NaN as well
         raise InputError(
             f"{label}: has values from {low:.6g} to {high:.6g}; expected finite values from 0 to "
-            f"{top}; rescale them{' (8-bit values: pass uint8)' if top == 1 else ''}"
+            f"{max_value}; rescale them{' (8-bit values: pass uint8)' if max_value == 1 else ''}"
         )
-    return np.clip(values.astype(np.float32) / np.float32(top), 0, 1)
+    return np.clip(values.astype(np.float32) / np.float32(max_value), 0, 1)
 
 
-def _picture(rgb: np.ndarray, alpha: np.ndarray | None) -> Picture:
+def _fill_transparent(rgb: np.ndarray, alpha: np.ndarray | None) -> ImageData:
+    """Give fully transparent pixels the mean visible color; drop an alpha that is 1 everywhere.
+
+    Files store arbitrary colors there, usually black: hard shapes that no viewer shows but that the
+    network would see. The mean adds no new color and no strong edge. The alpha hides it in the
+    result.
+    """
     if alpha is None or alpha.min() == 1:
-        return Picture(rgb, None)
-    # What lies under full transparency is arbitrary, mostly black: a hard shape that nobody sees
-    # but the network would. The mean visible colour adds neither a new colour nor a strong edge.
-    # It is for the network's eyes only, as the alpha hides it again in the result.
+        return ImageData(rgb)
     if alpha.any():
         mean = np.average(rgb.reshape(-1, 3), axis=0, weights=alpha.ravel().astype(np.float64))
         rgb = np.where(alpha[..., None] > 0, rgb, mean.astype(np.float32))
-    return Picture(rgb, alpha)
+    return ImageData(rgb, alpha)
 
 
-def _checked_floats(values: ArrayLike, label: str) -> np.ndarray:
+def _clip_finite(values: ArrayLike, label: str) -> np.ndarray:
+    """Check that values are finite floats and clip them to float32 in [0, 1]."""
     array = np.asarray(values)
     if array.dtype.kind != "f":
-        raise InputError(f"{label}: given {array.dtype} values; give floats in 0..1")
+        raise InputError(f"{label}: has {array.dtype} values; give floats in 0..1")
     if not np.isfinite(array).all():
-        raise InputError(f"{label}: given NaN or infinite values; nothing was written")
+        raise InputError(f"{label}: has NaN or infinite values; nothing was written")
     return np.clip(array.astype(np.float32), 0, 1)
 
 
 def _srgb_profile() -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    # The header holds the time of creation; a fixed one keeps equal pictures equal as files.
+    # The header has the creation time. A constant one makes equal images equal files.
     return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]
 
 
-def _metadata_options(kind: str, metadata: Mapping[str, str], label: str) -> dict[str, object]:
-    """Give the options of Image.save that store the metadata."""
+def _metadata_options(
+    file_format: str, metadata: Mapping[str, str], label: str
+) -> dict[str, object]:
+    """Return the options of Image.save that store the metadata."""
     for key in metadata:
         if not (key.isascii() and key.isprintable() and 1 <= len(key) <= 79 and key == key.strip()):
             raise InputError(
-                f"{label}: metadata key {key!r}; use 1 to 79 printable ASCII characters"
+                f"{label}: metadata key {key!r}; use 1 to 79 printable ASCII characters "
+                "without spaces at the ends"
             )
     if not metadata:
         return {}
-    # File names that are not UTF-8 reach Python as lone surrogates, which no format can hold.
+    # Python represents file names that are not UTF-8 by lone surrogates, which no format can store.
     texts = {k: v.encode("utf-8", "backslashreplace").decode() for k, v in metadata.items()}
-    if kind == "PNG":
+    if file_format == "PNG":
         info = PngInfo()
         for key, text in texts.items():
             info.add_text(key, text)
         return {"pnginfo": info}
     exif = Image.Exif()
-    # ImageDescription is the field that viewers and exiftool show first. It is ASCII only, which
-    # JSON's escapes make of any text.
+    # Viewers and exiftool show ImageDescription first. It is ASCII only; JSON escapes the rest.
     exif[ExifTags.Base.ImageDescription] = json.dumps(texts)
     exif[ExifTags.Base.Software] = texts.get("Software", "nst-jax")
     return {"exif": exif}

@@ -1,57 +1,61 @@
-"""The total loss of a picture against fixed targets: what is compiled and differentiated.
+"""The total loss of an image against fixed targets: what is compiled and differentiated.
 
-`make_targets` runs the network once over the content and the styles; `loss` compares a picture
-with what it found. Both are pure: parameters, targets and weights are pytrees that a caller's own
-``jit``, ``grad`` or ``vmap`` takes as arguments, so that new weights or targets of the same shapes
-need no new compilation.
+`make_targets` runs the network once over the content and the styles. `loss` compares an image with
+the result. Both are pure: parameters, targets and loss weights are pytrees, arguments of your own
+``jit``, ``grad`` or ``vmap``, so that new values of the same shapes need no new compilation.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from nst_jax._types import Normalization, Padding, Pooling
 from nst_jax.errors import InputError
-from nst_jax.losses import terms as losses
-from nst_jax.models.architectures import Padding, Pooling, poolings
+from nst_jax.losses import terms
+from nst_jax.losses.statistics import Gram, StyleStatistic
+from nst_jax.models.architectures import num_poolings
 from nst_jax.models.vgg import VGG, Params
-from nst_jax.settings import Form
 
 __all__ = [
+    "ImageStatistics",
     "LossWeights",
-    "Measures",
     "Targets",
-    "check",
+    "average_over_positions",
+    "check_targets",
+    "combine_targets",
+    "compute_statistics",
+    "downsample_masks",
     "loss",
     "make_targets",
-    "measure",
-    "positions",
-    "propagate",
-    "total",
+    "mix_styles",
+    "normalize_weights",
+    "num_positions",
+    "style_targets",
+    "total_loss",
 ]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossWeights:
-    """What each part counts in the total. All leaves are numbers, none is static.
+    """The weights of the loss terms. All leaves are numbers; none is static.
 
     Attributes:
         content: α, the weight of the content loss.
         style: β, the weight of the style loss.
-        tv: the weight of the total variation.
-        content_layers: w_l of each content layer, by tap.
-        style_layers: w_l of each style layer, by tap.
+        tv_weight: the weight of the total variation.
+        content_layers: w_l of each content layer.
+        style_layers: w_l of each style layer.
     """
 
     content: float | Array = 1.0
     style: float | Array = 1.0
-    tv: float | Array = 0.0
+    tv_weight: float | Array = 0.0
     content_layers: Mapping[str, float | Array] = field(default_factory=dict)
     style_layers: Mapping[str, float | Array] = field(default_factory=dict)
 
@@ -59,40 +63,45 @@ class LossWeights:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Targets:
-    """What a picture is compared with; made by `make_targets`.
+    """What an image is compared with; made by `make_targets`.
 
     Attributes:
-        content: P, the content's features (h_l, w_l, n_l), by tap.
-        style: A / M, the styles' Gram matrices a position (n_l, n_l), by tap, so that a style
-            picture may have another size than the output. With guides one a region, (r, n_l, n_l).
-        guides: how much each position belongs to each region, in [0, 1], (r, h_l, w_l), by tap;
-            empty if all of the picture is one region.
-        regions: what each region counts, (r,); None likewise.
-        form: `nst_jax.settings.Form`.
-        pooling: the network's pooling, the same for targets and picture.
+        content: P, the content's features ``(h_l, w_l, n_l)``, by layer.
+        style: the style's statistics by layer: for the Gram matrix A / M, ``(n_l, n_l)``. The mean
+            over positions lets the style have another size than the image. With masks, one a mask:
+            ``(r, n_l, n_l)``.
+        layer_masks: each mask at the layer's resolution, in [0, 1], ``(r, h_l, w_l)``, by layer;
+            empty without masks.
+        mask_weights: the weight of each mask's style loss, ``(r,)``; None without masks.
+        normalization: how the content loss is normalized, see `nst_jax.Settings`.
+        pooling: the network's pooling, the same for targets and image.
         padding: the padding of its first convolution, likewise.
+        statistic: the style statistic.
     """
 
     content: dict[str, Float[Array, "..."]]
-    style: dict[str, Float32[Array, "..."]]
-    guides: dict[str, Float32[Array, "..."]] = field(default_factory=dict)
-    regions: Float32[Array, " r"] | None = None
-    form: Form = field(default="relative", metadata={"static": True})
+    style: dict[str, Any]
+    layer_masks: dict[str, Float32[Array, "..."]] = field(default_factory=dict)
+    mask_weights: Float32[Array, " r"] | None = None
+    normalization: Normalization = field(default="target_energy", metadata={"static": True})
     pooling: Pooling = field(default="max", metadata={"static": True})
     padding: Padding = field(default="replicate", metadata={"static": True})
+    statistic: StyleStatistic = field(default=Gram(), metadata={"static": True})
 
 
-Reading = Callable[[VGG, Float[Array, "h w 3"], Sequence[str]], dict[str, Array]]
-"""Something of a picture by tap, read with a network."""
+class ImageStatistics(NamedTuple):
+    """The sufficient statistics of the loss.
 
+    With an additive style statistic they are sums over positions: those of disjoint pieces of an
+    image add up to those of the whole, so tiles and shards can be measured apart.
 
-def _mean_grams(
-    network: VGG, image: Float[Array, "h w 3"], taps: Sequence[str]
-) -> dict[str, Float32[Array, "_ _"]]:
-    return {
-        tap: losses.gram(features) / math.prod(features.shape[:2])
-        for tap, features in network(image, taps).items()
-    }
+    Attributes:
+        content: ½ Σ (F − P)², by layer.
+        style: what the style statistic measured, by layer; with masks a leading axis of r.
+    """
+
+    content: dict[str, Float32[Array, ""]]
+    style: dict[str, Any]
 
 
 def make_targets(
@@ -104,233 +113,282 @@ def make_targets(
     style_layers: Sequence[str] = (),
     style_weights: Sequence[float] | None = None,
     masks: Float[Array, "r h w"] | None = None,
-    form: Form = "relative",
+    normalization: Normalization = "target_energy",
     pooling: Pooling = "max",
     padding: Padding = "replicate",
-    features: Reading = VGG.__call__,
-    mean_grams: Reading = _mean_grams,
+    statistic: StyleStatistic | None = None,
 ) -> Targets:
-    """Run the network over the content and the styles and keep what the loss compares with.
+    """Run the network over the content and the styles and return the targets of `loss`.
 
     Args:
-        params: the network's weights (`nst_jax.models.weights.load`).
-        content: RGB in [0, 1], as large as the picture to be optimised; None for style alone.
-        styles: RGB in [0, 1], of any sizes; empty for content alone.
-        content_layers: taps at which the content is compared.
-        style_layers: taps at which the styles are compared.
-        style_weights: how much each style counts; equal by default. Their Gram matrices are
+        params: the network's parameters (`nst_jax.weights`).
+        content: RGB in [0, 1], as large as the image to be optimized; None for style alone.
+        styles: a list of RGB images in [0, 1], of any sizes; empty for content alone.
+        content_layers: layers that compare content.
+        style_layers: layers that compare style.
+        style_weights: the mixing weights of the styles; equal by default. Their statistics are
             averaged with these weights, scaled to sum to 1.
-        masks: a region of the picture for each style, as large as the picture, in [0, 1] with
-            edges as soft as wanted (Gatys et al. 2017, "Controlling Perceptual Factors in Neural
-            Style Transfer", section 4). The styles are not blended then: each has its own Gram
-            matrices in its own region, which counts by the part of the picture that it covers times
-            its style's weight. Where no region is, the content alone counts.
-        features: how to read the content's features, (h_l, w_l, n_l) by tap.
-        mean_grams: how to read a style's Gram matrices a position, (n_l, n_l) by tap.
+        masks: one mask a style, as large as the image, in [0, 1]; edges may be soft (Gatys et al.
+            2017, "Controlling Perceptual Factors in Neural Style Transfer", section 4). The styles
+            are then not mixed: each has its own statistics inside its own mask, weighted by the
+            mask's share of the image times the style's weight. Outside all masks only the content
+            counts.
+        normalization: ``target_energy`` or ``none``, see `nst_jax.Settings`.
+        pooling: the network's pooling: ``max``, ``average`` or ``l2``.
+        padding: the padding of its first convolution: ``replicate`` or ``same``.
+        statistic: the style statistic; by default the Gram matrix with this normalization.
 
     Raises:
-        InputError: an unknown tap or option, layers without an image or an image without layers,
-            or weights or masks that do not fit the styles.
+        InputError: an unknown layer or option, layers without an image or an image without layers,
+            or style weights or masks that do not fit the styles.
     """
-    if form not in get_args(Form):
-        raise InputError(f"form is {form!r}; choose one of {', '.join(get_args(Form))}")
     if (content is None) != (not content_layers):
         raise InputError("give a content image and content layers, or neither")
     if (not styles) != (not style_layers):
         raise InputError("give style images and style layers, or neither")
-    shares = _shares(len(styles), style_weights)
-    if masks is not None and len(masks) != len(styles):
-        raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
     if masks is not None and content is not None and masks.shape[1:] != content.shape[:2]:
         raise InputError(
             f"masks of {masks.shape[2]}x{masks.shape[1]} pixels for a content of "
             f"{content.shape[1]}x{content.shape[0]}; resize them to its size"
         )
+    if normalization not in get_args(Normalization):
+        choices = ", ".join(get_args(Normalization))
+        raise InputError(f"normalization is {normalization!r}; choose one of {choices}")
+    statistic = statistic or Gram(normalization)
     network = VGG(params, pooling=pooling, padding=padding)
-    content_features = {} if content is None else features(network, content, content_layers)
-    per_style = [mean_grams(network, style, style_layers) for style in styles]
-    if masks is None:
-        grams = {
-            tap: sum(
-                (s * own[tap] for s, own in zip(shares[1:], per_style[1:], strict=True)),
-                shares[0] * per_style[0][tap],
-            )
-            for tap in style_layers
-        }
-        return Targets(content_features, grams, form=form, pooling=pooling, padding=padding)
-    return Targets(
-        content_features,
-        {tap: jnp.stack([own[tap] for own in per_style]) for tap in style_layers},
-        {tap: propagate(masks, tap) for tap in style_layers},
-        _counts(masks, shares),
-        form,
-        pooling,
-        padding,
+    return combine_targets(
+        {} if content is None else network(content, content_layers),
+        [style_targets(network, style, style_layers, statistic) for style in styles],
+        style_weights=style_weights,
+        masks=masks,
+        normalization=normalization,
+        pooling=pooling,
+        padding=padding,
+        statistic=statistic,
     )
 
 
-def propagate(masks: Float[Array, "r h w"], tap: str) -> Float32[Array, "r h_l w_l"]:
-    """Bring regions to a layer's resolution: the mean over the pixels that its pooling joins."""
+def style_targets(
+    network: VGG, style: Float[Array, "h w 3"], layers: Sequence[str], statistic: StyleStatistic
+) -> dict[str, Any]:
+    """Return one style image's statistics by layer, averaged over positions if additive."""
+    measured = {layer: statistic.measure(x) for layer, x in network(style, layers).items()}
+    return average_over_positions(measured, style.shape[:2], statistic)
+
+
+def average_over_positions(
+    measured: dict[str, Any], shape: tuple[int, ...], statistic: StyleStatistic
+) -> dict[str, Any]:
+    """Divide additive statistics by the number of positions of an image of this (h, w)."""
+    if not statistic.additive:
+        return measured
+    height, width = shape
+    return {
+        layer: _divide(sums, num_positions(layer, height, width))
+        for layer, sums in measured.items()
+    }
+
+
+def combine_targets(
+    content: dict[str, Array],
+    styles: Sequence[dict[str, Any]],
+    *,
+    style_weights: Sequence[float] | None = None,
+    masks: Float[Array, "r h w"] | None = None,
+    statistic: StyleStatistic,
+    **options: Any,
+) -> Targets:
+    """Make targets of the content's features and each style's statistics.
+
+    Args:
+        content: the content's features by layer.
+        styles: from `style_targets`, one a style.
+        style_weights: as in `make_targets`.
+        masks: as in `make_targets`.
+        statistic: what measured the styles.
+        options: the other static fields of `Targets`.
+
+    Raises:
+        InputError: style weights or masks do not fit the styles, or the statistic cannot be mixed.
+    """
+    weights = normalize_weights(len(styles), style_weights)
+    options["statistic"] = statistic
+    if masks is None and not statistic.additive and sum(map(bool, weights)) > 1:
+        raise InputError(f"{statistic} cannot mix several styles; give one style, or masks")
+    if masks is not None and len(masks) != len(styles):
+        raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
+    if masks is None:
+        return Targets(content, mix_styles(styles, weights), **options)
+    covered = masks.astype(jnp.float32).mean((1, 2))
+    # A pixel then feels its style as strongly as without masks, however small its mask is.
+    mask_weights = covered * jnp.asarray(weights, jnp.float32) * len(weights)
+    layer_masks = {layer: downsample_masks(masks, layer) for layer in styles[0]}
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *styles)
+    return Targets(content, stacked, layer_masks, mask_weights, **options)
+
+
+def mix_styles(styles: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
+    """Average the statistics of several styles with weights that sum to 1; zeros are skipped."""
+    used = [pair for pair in zip(weights, styles, strict=True) if pair[0]]
+    if not used:
+        return {}
+    scaled = [jax.tree.map(lambda x, weight=weight: weight * x, style) for weight, style in used]
+    return jax.tree.map(lambda *each: sum(each[1:], each[0]), *scaled)
+
+
+def normalize_weights(num_styles: int, weights: Sequence[float] | None) -> list[float]:
+    """Scale mixing weights to sum to 1; None means equal weights.
+
+    Raises:
+        InputError: not one weight a style, a negative one, or all zero.
+    """
+    if weights is None:
+        return [1 / num_styles] * num_styles if num_styles else []
+    if len(weights) != num_styles:
+        raise InputError(
+            f"{len(weights)} style weights for {num_styles} style images; give one each"
+        )
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise InputError(
+            f"style_weights are {list(weights)}; give numbers from 0 up, at least one above 0"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def downsample_masks(masks: Float[Array, "r h w"], layer: str) -> Float32[Array, "r h_l w_l"]:
+    """Bring masks to a layer's resolution: the mean over the pixels that its pooling joins."""
     masks = masks.astype(jnp.float32)
-    for _ in range(poolings(tap)):
+    for _ in range(num_poolings(layer)):
         r, h, w = masks.shape
         windows = masks[:, : h // 2 * 2, : w // 2 * 2].reshape(r, h // 2, 2, w // 2, 2)
         masks = windows.mean((2, 4))
     return masks
 
 
-def positions(tap: str, height: int, width: int) -> int:
-    """M_l, how many positions a layer has for a picture of this size."""
-    return (height >> poolings(tap)) * (width >> poolings(tap))
-
-
-class Measures(NamedTuple):
-    """What of a picture enters the loss. Of parts that do not overlap they add up to the whole's,
-    which lets a picture be measured tile by tile.
-
-    Attributes:
-        content: ½ Σ (F − P)², by tap.
-        grams: Σ_k F_ik F_jk, by tap, (n_l, n_l); with guides Σ_k T_rk F_ik F_jk, (r, n_l, n_l).
-    """
-
-    content: dict[str, Float32[Array, ""]]
-    grams: dict[str, Float32[Array, "..."]]
+def num_positions(layer: str, height: int, width: int) -> int:
+    """Return M_l, the number of positions of a layer for an image of this size."""
+    return (height >> num_poolings(layer)) * (width >> num_poolings(layer))
 
 
 def loss(
-    image: Float[Array, "h w 3"], params: Params, targets: Targets, weights: LossWeights
+    image: Float[Array, "h w 3"], params: Params, targets: Targets, loss_weights: LossWeights
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    """α·L_content + β·L_style + tv·L_tv of a picture (the paper's equation 7, and smoothness).
+    """α·L_content + β·L_style + tv_weight·L_tv (the paper's equation 7, and smoothness).
 
     Args:
-        image: RGB, [0, 1] nominally; not clipped here.
-        params: the network's weights, the same as the targets were made with.
+        image: RGB, nominally in [0, 1]; not clipped here.
+        params: the network's parameters, the same as the targets were made with.
         targets: from `make_targets`.
-        weights: their layers must be the targets'.
+        loss_weights: must name the layers of the targets.
 
     Returns:
-        The total, and its parts before α, β and tv: the sums ``content``, ``style`` and ``tv``,
-        and every layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``.
+        The total, and its terms before α, β and tv_weight: ``content``, ``style`` and ``tv``, and
+        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``.
 
     Raises:
-        InputError: the weights name other layers than the targets hold, or the content had
-            another size than the image.
+        InputError: the weights name other layers than the targets hold, or the content had another
+            size than the image.
     """
-    check(image, targets, weights)
+    check_targets(image, targets, loss_weights)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
-    taps = tuple({**targets.content, **targets.style})
-    beside = {
-        tap: losses.gram_beside
-        for tap in targets.style
-        if tap.startswith("relu") and tap not in targets.content and tap not in targets.guides
-    }
-    seen = network(image, taps, beside=beside)
-    grams = {tap: seen.pop(tap) for tap in beside}
-    return total(measure(seen, targets, grams), image, targets, weights)
+    features = network(image, tuple({**targets.content, **targets.style}))
+    return total_loss(compute_statistics(features, targets), image, targets, loss_weights)
 
 
-def check(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
-    """Raise `InputError` unless targets and weights are of the same layers, and the content and the
-    masks were of the image's size."""
+def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
+    """Raise `InputError` unless the weights name the targets' layers and the content and the masks
+    had the image's size."""
     _check_layers("content", weights.content_layers, targets.content)
     _check_layers("style", weights.style_layers, targets.style)
-    for kind, wanted in (("content", targets.content), ("masks", targets.guides)):
-        for tap, goal in wanted.items():
-            own = tuple(side >> poolings(tap) for side in image.shape[:2])
-            shape = goal.shape[:2] if kind == "content" else goal.shape[1:]
-            if own != shape:
-                raise InputError(
-                    f"the image gives features of {own} positions at {tap} and the {kind} {shape}; "
-                    f"make the targets from {kind} of the image's size"
-                )
+    shapes = [("content", layer, x.shape[:2]) for layer, x in targets.content.items()]
+    shapes += [("masks", layer, x.shape[1:]) for layer, x in targets.layer_masks.items()]
+    for kind, layer, shape in shapes:
+        expected = tuple(side >> num_poolings(layer) for side in image.shape[:2])
+        if shape != expected:
+            raise InputError(
+                f"the image has features of {expected} positions at {layer} and the {kind} "
+                f"{shape}; make the targets from {kind} of the image's size"
+            )
 
 
-def measure(
-    features: Mapping[str, Float[Array, "h_l w_l n_l"]],
-    targets: Targets,
-    grams: Mapping[str, Float32[Array, "_ _"]] | None = None,
-) -> Measures:
-    """Compare features with the content's and take their Gram matrices, but for those given."""
-    content = {tap: losses.content_loss(features[tap], P) for tap, P in targets.content.items()}
-    grams = dict(grams or {})
-    for tap in targets.style:
-        if tap in grams:
-            continue
-        if tap in targets.guides:
-            guides = targets.guides[tap]
-            grams[tap] = jnp.stack([losses.guided_gram(features[tap], T) for T in guides])
-        else:
-            grams[tap] = losses.gram(features[tap])
-    return Measures(content, grams)
-
-
-def total(
-    measures: Measures, image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights
-) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    """Weigh what was measured of ``image``; returns what `loss` returns."""
-    paper = targets.form == "paper"
-    content = {}
-    for tap, P in targets.content.items():
-        half = measures.content[tap]
-        energy = losses.content_loss(P, jnp.zeros_like(P))
-        content[tap] = half if paper else half / (energy + losses.EPSILON)
+def compute_statistics(
+    features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets
+) -> ImageStatistics:
+    """Compare features with the content's and measure their style statistics."""
+    content = {
+        layer: terms.content_loss(features[layer], P) for layer, P in targets.content.items()
+    }
     style = {}
-    for tap, A in targets.style.items():
-        if tap in targets.guides:
-            M = targets.guides[tap].sum((1, 2))
-            # A region in nothing but the rows that pooling drops is in no deeper layer.
-            seen = M > losses.EPSILON
-            M = jnp.where(seen, M, 1.0)
-            each = jax.vmap(partial(_style_loss, targets.form))(measures.grams[tap], A, M)
-            style[tap] = jnp.dot(cast(Array, targets.regions) * seen, each)
+    for layer in targets.style:
+        if layer in targets.layer_masks:
+            per_mask = [
+                targets.statistic.measure(features[layer], T) for T in targets.layer_masks[layer]
+            ]
+            style[layer] = jax.tree.map(lambda *each: jnp.stack(each), *per_mask)
         else:
-            M = positions(tap, *image.shape[:2])
-            style[tap] = _style_loss(targets.form, measures.grams[tap], A, M)
+            style[layer] = targets.statistic.measure(features[layer])
+    return ImageStatistics(content, style)
 
+
+def total_loss(
+    statistics: ImageStatistics,
+    image: Float[Array, "h w 3"],
+    targets: Targets,
+    loss_weights: LossWeights,
+) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+    """Return the weighted sum of the loss terms, given the statistics of ``image``; see `loss`."""
+    content = {}
+    for layer, P in targets.content.items():
+        half_squared_error = statistics.content[layer]
+        if targets.normalization == "target_energy":
+            energy = terms.content_loss(P, jnp.zeros_like(P))
+            half_squared_error /= energy + terms.EPSILON
+        content[layer] = half_squared_error
+    style = {
+        layer: _style_term(statistics.style[layer], image.shape[:2], targets, layer)
+        for layer in targets.style
+    }
     zero = jnp.zeros((), jnp.float32)
     sums = {
-        "content": sum((weights.content_layers[tap] * v for tap, v in content.items()), zero),
-        "style": sum((weights.style_layers[tap] * v for tap, v in style.items()), zero),
-        "tv": losses.total_variation(image),
+        "content": sum((loss_weights.content_layers[k] * v for k, v in content.items()), zero),
+        "style": sum((loss_weights.style_layers[k] * v for k, v in style.items()), zero),
+        "tv": terms.total_variation(image),
     }
-    whole = (
-        weights.content * sums["content"] + weights.style * sums["style"] + weights.tv * sums["tv"]
+    total = (
+        loss_weights.content * sums["content"]
+        + loss_weights.style * sums["style"]
+        + loss_weights.tv_weight * sums["tv"]
     )
-    layers = {f"content/{tap}": v for tap, v in content.items()}
-    layers |= {f"style/{tap}": v for tap, v in style.items()}
-    return whole, sums | layers
+    layers = {f"content/{layer}": value for layer, value in content.items()}
+    layers |= {f"style/{layer}": value for layer, value in style.items()}
+    return total, sums | layers
 
 
-def _style_loss(
-    form: Form, G: Float32[Array, "n n"], A: Float32[Array, "n n"], M: Float32[Array, ""] | int
+def _style_term(
+    measured: Any, shape: tuple[int, ...], targets: Targets, layer: str
 ) -> Float32[Array, ""]:
-    """Compare G, summed over M positions, with A, a position."""
-    if form == "paper":  # a position, too: the M² of a region of nearly nothing is 0 in float32
-        return losses.style_loss(G / M, A, 1)
-    return losses.relative_style_loss(G / M, A)
+    statistic, target = targets.statistic, targets.style[layer]
+    if layer not in targets.layer_masks:
+        if statistic.additive:
+            measured = _divide(measured, num_positions(layer, shape[0], shape[1]))
+        return statistic.distance(measured, target)
+    assert targets.mask_weights is not None
+    positions = targets.layer_masks[layer].sum((1, 2))
+    # A mask that covers only rows and columns that pooling drops is empty in deeper layers.
+    nonempty = positions > terms.EPSILON
+    if statistic.additive:
+        measured = jax.vmap(_divide)(measured, jnp.where(nonempty, positions, 1.0))
+    distances = jax.vmap(statistic.distance)(measured, target)
+    return jnp.dot(targets.mask_weights * nonempty, distances)
 
 
-def _counts(masks: Float[Array, "r h w"], shares: Sequence[float]) -> Float32[Array, " r"]:
-    """What each region counts: the part of the picture that it covers, times its style's weight.
-    A pixel then feels its style as strongly as without masks, however small its region is."""
-    covered = masks.astype(jnp.float32).mean((1, 2))
-    return covered * jnp.asarray(shares, jnp.float32) * len(shares)
-
-
-def _shares(styles: int, weights: Sequence[float] | None) -> list[float]:
-    """Scale the styles' weights to sum to 1."""
-    if weights is None:
-        return [1 / styles] * styles if styles else []
-    if len(weights) != styles:
-        raise InputError(f"{len(weights)} style weights for {styles} style images; give one each")
-    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise InputError(f"style weights {list(weights)}: none may be negative, one must count")
-    return [weight / sum(weights) for weight in weights]
+def _divide(sums: Any, positions: Float32[Array, ""] | int) -> Any:
+    return jax.tree.map(lambda x: x / positions, sums)
 
 
 def _check_layers(kind: str, weights: Mapping[str, object], targets: Mapping[str, object]) -> None:
     if set(weights) != set(targets):
         raise InputError(
-            f"{kind} weights name the layers {sorted(weights)} but the targets hold "
+            f"the {kind} weights name the layers {sorted(weights)} but the targets hold "
             f"{sorted(targets)}; give the same to both"
         )

@@ -1,16 +1,23 @@
-"""The optimisation loop: any Optax transformation, compiled, with the host out of the way.
+"""The compiled optimization loop: any Optax transformation, in chunks of steps.
 
-A *chunk* of steps is one compiled program: a rolled loop whose number of turns is an argument, so
-that chunks of any length share it. Between two chunks the host looks at the losses, checks that
-they are finite, reports, and chooses the next length so that a chunk lasts about two seconds: short
-enough to follow and to stop, long enough to hide the host and what a call costs. On CPUs that is
-the page faults of all its memory, which XLA takes anew at every call: 0.1 s at 512 pixels.
+`step` is one update, a pure function for your own ``jit``, ``scan`` or ``vmap``. `optimize_chunks`
+runs many of them and leaves the iteration to its caller::
+
+    for chunk in optimize_chunks(loss, image, args, optimizer=optax.adam(0.01), steps=200):
+        print(chunk.metrics["total"][-1])  # break to stop
+
+A chunk is one call of one compiled loop, whose number of steps is an argument, so that chunks of
+any length share the executable. Between two chunks the host checks that the losses are finite and
+chooses the next length so that a chunk lasts about two seconds. That is short enough to follow and
+to stop, and long enough to hide the host and the cost of a call: on a CPU, XLA allocates all memory
+anew at each call, which costs 0.1 s of page faults at 512 pixels.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,422 +26,337 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.pipeline.memory import compile_to_fit
+from nst_jax.optimize.types import Chunk, CompileFn, History, LossFn, Optimizer, State
 
 __all__ = [
-    "History",
-    "LossFn",
-    "OnProgress",
-    "Outcome",
-    "Progress",
-    "State",
-    "fold",
+    "aot_compile",
+    "chunk_call",
+    "current_image",
     "has_line_search",
-    "minimise",
-    "minimise_each",
-    "program_of",
-    "shown",
+    "init_state",
+    "optimize_chunks",
+    "reflect",
+    "step",
 ]
 
 CHUNK_SECONDS = 2.0
 MAX_CHUNK = 1000
-DONATED = (0, 1, 2)
-PARTS_EVERY = 10
-"""After a line search the loss' parts cost an evaluation of their own, so they are seen at most
-once in so many steps."""
-
-STALLED_STEPS = 10
-"""A line search that found no better picture this often in a row will find none later either."""
-
-History = list[dict[str, float]]
-"""One entry a step: ``step`` (from 1), ``total``, and the loss' parts. They are of the picture
-*before* the step, as its gradient needs them; of a line search, *after* the step, and then the
-parts are in every tenth entry or so and in that of the last step asked for."""
-
-LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
-"""``loss(image, *args) -> (total, parts)``, as `nst_jax.losses.objective.loss`."""
+TERMS_EVERY = 10
+"""After a line search the loss terms cost an extra evaluation, so they are recorded at most once in
+this many steps."""
+PATIENCE = 10
+"""The optimization has converged when the line search finds nothing better this often in a row."""
 
 
-class State(NamedTuple):
-    """All that the loop needs to go on from where it was."""
-
-    image: Float[Array, "*k h w 3"]
-    """As the optimizer has it: before the fold, after a line search."""
-    mean: Float[Array, "*k h w 3"] | None
-    """The average of iterates so far, with its bias, if there is one."""
-    opt_state: Any
-    step: int
-    """How many steps are behind it."""
-    averaged: int = 0
-    """How many iterates are in the mean."""
+def init_state(image: Float[Array, "h w 3"], optimizer: Optimizer, ema_decay: float = 0.0) -> State:
+    """Return the state before the first step, for an image in [0, 1] (clipped). Pure."""
+    image = jnp.clip(jnp.asarray(image, jnp.float32), 0, 1)
+    ema = jnp.zeros_like(image) if ema_decay else None
+    zero = jnp.zeros((), jnp.int32)
+    return State(image, ema, optimizer.init(image), zero, zero)
 
 
-class Progress(NamedTuple):
-    """What a callback is told after each chunk."""
-
-    step: int
-    steps: int
-    image: Float[Array, "*k h w 3"]
-    losses: History
-    """The entries of this chunk; the means over the pictures, of several."""
-    seconds: float
-    """Wall-clock time since the first step began, compilation apart."""
-    state: State
-    """Where the loop is; its arrays are reused as soon as the callback returns."""
-    picture: int = 0
-    """Which of several pictures it is (`nst_jax.stylize_each`), from 0; the first of a batch."""
-
-
-OnProgress = Callable[[Progress], bool | None]
-"""Told after each chunk; returning True stops there."""
-
-
-class Outcome(NamedTuple):
-    """What `minimise` returns."""
-
-    image: Float[Array, "h w 3"]
-    history: History
-    converged: bool
-    """Whether it ended early because the line search found nothing better."""
-    compile_seconds: float
-    seconds: float
-    state: State
-    """Where the loop ended (of `minimise_each`, with all pictures)."""
-
-
-def minimise(
+def step(
     loss: LossFn,
-    start: Float[Array, "h w 3"] | State,
-    args: tuple[Any, ...],
-    *,
-    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
-    steps: int,
-    average: float = 0.0,
-    on_progress: OnProgress | None = None,
-    every: int | None = None,
-) -> Outcome:
-    """Minimise ``loss(image, *args)`` over the image.
-
-    First-order transformations are followed by a clip to [0, 1] each step. A transformation whose
-    line search keeps what it evaluated (``optax.lbfgs``) moves freely, because a clip would not
-    agree with what it has kept; the loss sees its image folded into [0, 1] (`fold`), and so does
-    the caller. It ends early when the line search finds nothing better any more.
-
-    Args:
-        loss: total and parts; traced once, with ``args`` as arguments, never as constants.
-        start: the image to start from, RGB in [0, 1], float32; or the state to go on from.
-        args: the pytrees that the loss takes after the image.
-        optimizer: any Optax transformation. Pass the same object again to reuse the program.
-        steps: how many updates to make now.
-        average: the decay of the average of iterates that is returned and shown, (1 − d) Σ dⁱ xₜ₋ᵢ
-            without the bias towards its start; 0 for the last iterate itself. The grain that Adam
-            leaves on a picture differs from step to step and averages out. Not with a line search.
-        on_progress: called after each chunk; returning True stops there.
-        every: chunks end at multiples of this many steps, for previews.
-
-    Raises:
-        DivergedError: a loss or a pixel stopped being finite; carries the last good picture.
-        InputError: ``steps``, ``every`` or ``average`` is out of range, or the start is not finite.
-    """
-    return _descend(loss, start, (), args, optimizer, steps, average, on_progress, every)[0]
-
-
-def minimise_each(
-    loss: LossFn,
-    start: Float[Array, "k h w 3"] | State,
-    each: Any,
-    args: tuple[Any, ...],
-    *,
-    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
-    steps: int,
-    average: float = 0.0,
-    on_progress: OnProgress | None = None,
-    every: int | None = None,
-) -> list[Outcome]:
-    """Minimise ``loss(image, each[i], *args)`` over each of k images in one vmapped program.
-
-    Every picture takes the steps that `minimise` would take with it alone.
-
-    Args:
-        loss: of one picture, ``loss(image, each[i], *args)``.
-        start: the images to start from, or the state.
-        each: a pytree of arrays with a leading axis of k: what differs between the pictures.
-        args: the pytrees that they share.
-        optimizer: any Optax transformation without a line search. Under ``vmap`` a line search
-            would evaluate both sides of its every decision, for as long as the slowest picture
-            needs; pictures one after another are faster.
-        steps: and the rest: as for `minimise`.
-
-    Raises:
-        DivergedError: a loss or a pixel of any picture stopped being finite. Its ``image`` holds
-            all pictures, and its ``history`` one history each.
-        InputError: as for `minimise`; or the optimizer searches along lines.
-    """
-    return _descend(loss, start, (each,), args, optimizer, steps, average, on_progress, every)
-
-
-def _descend(
-    loss: LossFn,
-    start: Float[Array, "*k h w 3"] | State,
-    each: tuple[Any, ...],
-    args: tuple[Any, ...],
-    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
-    steps: int,
-    average: float,
-    on_progress: OnProgress | None,
-    every: int | None,
-) -> list[Outcome]:
-    if steps < 0:
-        raise InputError(f"steps is {steps}; it cannot be negative")
-    if every is not None and (every < 1 or every % 1):
-        raise InputError(f"every is {every}; give a whole number from 1 up")
-    if not 0 <= average < 1:
-        raise InputError(f"average is {average}; give a decay from 0 to below 1")
-    optimizer = optax.with_extra_args_support(optimizer)
-    if not bool(jnp.isfinite(start.image if isinstance(start, State) else start).all()):
-        raise InputError("the start image holds values that are not finite numbers")
-    state = _begin(start, optimizer, average, batched=bool(each))
-    line_search = _keeps_trials(state.opt_state)
-    batched = bool(each)
-    if batched and line_search:
-        raise InputError("an optimizer with a line search takes one picture at a time: minimise")
-    if average and line_search:
-        raise InputError("an optimizer with a line search has no average of iterates")
-    histories: list[History] = [[] for _ in range(len(state.image) if batched else 1)]
-    if steps == 0:
-        return _outcomes(batched, shown(state, average), histories, False, 0.0, 0.0, state)
-
-    started = time.perf_counter()
-    arrays = (each, args, average)
-    asked, options = _asked(loss, optimizer, state, *arrays)
-    program = compile_to_fit(*asked, **options)
-    begun = time.perf_counter()
-
-    length, parts_due, converged, stop, end = 1, 0, False, False, state.step + steps
-    while state.step < end and not (stop or converged):
-        step = state.step
-        count = min(length, end - step, MAX_CHUNK)
-        if every is not None:
-            count = min(count, every - step % every)
-        with_parts = line_search and (step + count >= parts_due or step + count == end)
-        good, chunk_begun = shown(state, average), time.perf_counter()
-        moving, records = program(*state[:3], *arrays, count, with_parts)
-        image, mean, opt_state = jax.tree.unflatten(jax.tree.structure(state[:3]), moving)
-        state = State(image, mean, opt_state, step + count, state.averaged + count)
-        entries, finite = _entries(jax.device_get(records), step, count, with_parts, len(histories))
-        if not (finite and bool(jnp.isfinite(state.image).all())):
-            raise DivergedError(
-                f"the loss stopped being a finite number between steps {step} and {step + count}; "
-                "try a smaller learning rate or smaller weights",
-                image=good,
-                step=step,
-                history=histories if batched else histories[0],
-            )
-        for history, new in zip(histories, entries, strict=True):
-            history += new
-        parts_due = state.step + PARTS_EVERY if with_parts else parts_due
-        now = time.perf_counter()
-        length = max(1, round(count * min(4.0, CHUNK_SECONDS / (now - chunk_begun))))
-        recent = [entry["total"] for entry in histories[0][-STALLED_STEPS:]]
-        converged = line_search and len(recent) == STALLED_STEPS and len(set(recent)) == 1
-        if on_progress is not None:
-            picture, means = shown(state, average), _means(entries)
-            stop = on_progress(Progress(state.step, end, picture, means, now - begun, state))
-    seconds = time.perf_counter() - begun
-    final = shown(state, average)
-    return _outcomes(batched, final, histories, converged, begun - started, seconds, state)
-
-
-def program_of(
-    loss: LossFn,
-    start: jax.ShapeDtypeStruct,
-    args: tuple[Any, ...],
-    *,
-    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs,
-    average: float = 0.0,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tell which program `minimise` will run: what `nst_jax.pipeline.programs.compiled` takes for it.
-
-    Args:
-        loss: and the rest: as for `minimise`.
-        start: shape and dtype of the start image.
-        args: arrays, or shapes and dtypes of such.
-    """
-    optimizer = optax.with_extra_args_support(optimizer)
-    begin = partial(_begin, optimizer=optimizer, average=average, batched=False)
-    return _asked(loss, optimizer, jax.eval_shape(begin, start), (), args, average)
-
-
-def _asked(
-    loss: LossFn,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: Optimizer,
     state: State,
-    each: tuple[Any, ...],
-    args: tuple[Any, ...],
-    average: float,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    static = {
-        "loss": loss,
-        "optimizer": optimizer,
-        "line_search": _keeps_trials(state.opt_state),
-    }
-    taken = (*state[:3], each, args, average, 0, True)
-    return (_chunk, *taken), {"static": static, "donate": DONATED}
-
-
-def has_line_search(optimizer: optax.GradientTransformation) -> bool:
-    """Tell whether a transformation searches along lines and keeps what it evaluated there."""
-    return _keeps_trials(jax.eval_shape(optimizer.init, jnp.zeros((1, 1, 3))))
-
-
-def _keeps_trials(opt_state: Any) -> bool:
-    return all(optax.tree_utils.tree_get(opt_state, kept) is not None for kept in ("value", "grad"))
-
-
-def _begin(
-    start: Float[Array, "*k h w 3"] | State,
-    optimizer: optax.GradientTransformationExtraArgs,
-    average: float,
+    args: tuple[Any, ...] = (),
     *,
-    batched: bool,
-) -> State:
-    """The first state, in memory of its own, because the compiled program reuses it."""
-    if isinstance(start, State):
-        image, mean, opt_state = jax.tree.map(jnp.array, start[:3])
-        return start._replace(image=image, mean=mean, opt_state=opt_state)
-    image = jnp.clip(jnp.array(start, jnp.float32), 0, 1)
-    init = jax.vmap(optimizer.init) if batched else optimizer.init
-    return State(image, jnp.zeros_like(image) if average else None, jax.jit(init)(image), 0)
+    ema_decay: float | Array = 0.0,
+) -> tuple[State, dict[str, Array]]:
+    """Take one step. Pure: use it inside your own ``jit``, ``scan`` or ``vmap``.
+
+    A first-order step is followed by a clip to [0, 1]. After a line search (``optax.lbfgs``) a clip
+    would contradict the values and gradients that the optimizer stores, so the iterate moves freely
+    and the loss sees its reflection into [0, 1] (`reflect`).
+
+    Args:
+        loss: ``loss(image, *args) -> (total, terms)``.
+        optimizer: any Optax transformation.
+        state: from `init_state` or an earlier step.
+        args: the arguments of the loss after the image.
+        ema_decay: the decay of the moving average, if the state has one.
+
+    Returns:
+        The next state, and the metrics: ``total`` and the terms before the step; with a line search
+        only ``total``, after the step.
+    """
+    image, ema, opt_state = state[:3]
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def value(image: Array) -> Array:
+        return _reflected_loss(loss, image, args)[0]
+
+    if _is_line_search_state(opt_state):
+        # The last trial of the line search is evaluated already and stored in the state.
+        total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
+        terms = {}
+    else:
+        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
+    updates, opt_state = optimizer.update(
+        grads, opt_state, image, value=total, grad=grads, value_fn=value
+    )
+    image = jnp.asarray(optax.apply_updates(image, updates))
+    if _is_line_search_state(opt_state):
+        total = optax.tree_utils.tree_get(opt_state, "value")
+    else:
+        image = jnp.clip(image, 0.0, 1.0)
+    if ema is not None:
+        ema = ema_decay * ema + (1 - ema_decay) * image
+    state = State(image, ema, opt_state, state.step + 1, state.ema_count + 1)
+    return state, {"total": jnp.asarray(total), **terms}
 
 
-def shown(state: State, average: float) -> Float[Array, "*k h w 3"]:
-    """The picture that the state stands for, in [0, 1]."""
-    if state.mean is None or state.averaged == 0:
-        return fold(state.image)
-    return state.mean / (1 - average**state.averaged)
-
-
-def _outcomes(
-    batched: bool, image: Float[Array, "*k h w 3"], histories: list[History], *rest: Any
-) -> list[Outcome]:
-    pictures = list(image) if batched else [image]
-    return [Outcome(*pair, *rest) for pair in zip(pictures, histories, strict=True)]
-
-
-@partial(
-    jax.jit,
-    static_argnames=("loss", "optimizer", "line_search"),
-    donate_argnums=DONATED,
-)
-def _chunk(
-    image: Array,
-    mean: Array | None,
-    opt_state: Any,
-    each: tuple[Any, ...],
-    args: tuple[Any, ...],
-    average: Array | float,
-    count: Array | int,
-    with_parts: Array | bool,
-    *,
-    loss: LossFn,
-    optimizer: optax.GradientTransformationExtraArgs,
-    line_search: bool,
-) -> tuple[list[Array], dict[str, Any]]:
-    """Take ``count`` steps; returns the leaves of the first three arguments and the records, which
-    hold what was seen on the way, `MAX_CHUNK` rows long, and after a line search the parts of the
-    ``last`` picture, or zeros if they were not wanted."""
-
-    # Both are used in several places: inside a jit of their own they are traced once for all.
-    @jax.jit
-    def folded(image: Array, each: tuple[Any, ...]) -> tuple[Array, Mapping[str, Array]]:
-        return loss(fold(image), *each, *args)
-
-    @jax.jit
-    def step(
-        image: Array, opt_state: Any, each: tuple[Any, ...]
-    ) -> tuple[Array, Any, dict[str, Any]]:
-        def value(image: Array) -> Array:
-            return folded(image, each)[0]
-
-        if line_search:  # its last trial has already been evaluated and is kept in the state
-            total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
-            parts = {}
-        else:
-            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(image, *each, *args)
-        updates, opt_state = optimizer.update(
-            grads, opt_state, image, value=total, grad=grads, value_fn=value
-        )
-        image = jnp.asarray(optax.apply_updates(image, updates))
-        if line_search:
-            total = optax.tree_utils.tree_get(opt_state, "value")
-        else:
-            image = jnp.clip(image, 0.0, 1.0)
-        return image, opt_state, {"total": total, **parts}
-
-    if each:
-        step = jax.vmap(step)
-
-    def turn(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        image, mean, opt_state, records = carry
-        image, opt_state, record = step(image, opt_state, each)
-        mean = None if mean is None else average * mean + (1 - average) * image
-        records = jax.tree.map(lambda rows, x: rows.at[i].set(x), records, record)
-        return image, mean, opt_state, records
-
-    shapes = jax.eval_shape(step, image, opt_state, each)[2]
-    records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
-    carry = jax.lax.fori_loop(0, count, turn, (image, mean, opt_state, records))
-    image, mean, opt_state, records = carry
-    if line_search:
-        parts = jax.eval_shape(folded, image, each)[1]
-        records["last"] = jax.lax.cond(
-            with_parts,
-            lambda image: folded(image, each)[1],
-            lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts),
-            image,
-        )
-    return jax.tree.leaves((image, mean, opt_state)), records
+def current_image(state: State, ema_decay: float | Array = 0.0) -> Float[Array, "*k h w 3"]:
+    """Return the image that a state stands for, in [0, 1]: the bias-corrected EMA if there is one,
+    otherwise the reflected iterate."""
+    image = reflect(state.image)
+    if state.ema is None:
+        return image
+    count = state.ema_count
+    bias_correction = jnp.asarray(1 - ema_decay**count, image.dtype)[..., None, None, None]
+    started = jnp.asarray(count > 0)[..., None, None, None]
+    return jnp.where(started, state.ema / bias_correction, image)
 
 
 @jax.jit
-def fold(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
-    """Mirror values at 0 and at 1 until they are in [0, 1]; those inside stay as they are.
+def reflect(image: Float[Array, "*k h w 3"]) -> Float[Array, "*k h w 3"]:
+    """Reflect values at 0 and at 1 until they are in [0, 1]; values inside stay as they are.
 
-    Clipping instead would leave the pixels outside without a gradient: after 100 steps from noise
+    A clip instead would leave pixels outside [0, 1] without a gradient. After 100 steps from noise
     the loss of a reconstruction is then twice as high (relu3_1 of the example cat at 96 pixels:
-    0.050 against 0.025), and clipping only at the end loses what the steps had gained (mosaic on
-    the cat: 0.035 against 0.023). ``benchmarks/choices.py`` measures it.
+    0.050 against 0.025). A single clip at the end loses what the steps gained (mosaic on the cat:
+    0.035 against 0.023). ``benchmarks/ablations.py`` measures both.
     """
     phase = jnp.mod(image, 2.0)
     return jnp.where(phase <= 1.0, phase, 2.0 - phase)
 
 
-def _entries(
-    records: dict[str, Any], before: int, count: int, with_parts: bool, pictures: int
-) -> tuple[list[History], bool]:
-    """Turn a chunk's records into each picture's history entries; tell whether all are finite."""
-    last = records.pop("last", {})
-    columns = {name: np.reshape(rows[:count], (count, pictures)) for name, rows in records.items()}
-    entries: list[History] = [
-        [
-            {"step": before + i + 1} | {name: float(rows[i, k]) for name, rows in columns.items()}
-            for i in range(count)
-        ]
-        for k in range(pictures)
-    ]
-    if with_parts:
-        entries[0][-1] |= {name: float(value) for name, value in last.items()}
-    finite = all(
-        np.isfinite(value) for history in entries for entry in history for value in entry.values()
+def has_line_search(optimizer: Optimizer) -> bool:
+    """Return whether a transformation has a line search that stores what it evaluates."""
+    return _is_line_search_state(jax.eval_shape(optimizer.init, jnp.zeros((1, 1, 3))))
+
+
+def aot_compile(jitted: Any, *args: Any, **static: Any) -> jax.stages.Compiled:
+    """Compile a jitted function ahead of time for these arguments: the default `CompileFn`."""
+    return jitted.lower(*args, **static).compile()
+
+
+def optimize_chunks(
+    loss: LossFn,
+    start: Float[Array, "*k h w 3"] | State,
+    args: tuple[Any, ...] = (),
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    batched_args: Any = None,
+    ema_decay: float = 0.0,
+    callback_every: int | None = None,
+    compile_fn: CompileFn = aot_compile,
+) -> Iterator[Chunk]:
+    """Minimize ``loss(image, *args)`` over the image, chunk by chunk; the caller owns the loop.
+
+    It ends after ``steps`` steps, or when the line search finds nothing better any more.
+
+    Args:
+        loss: returns the total and the terms; traced once, with ``args`` as arguments.
+        start: the image to start from, RGB in [0, 1], ``(h, w, 3)``, or k of them; or a state.
+        args: the pytrees that the loss takes after the image.
+        optimizer: any Optax transformation. Pass the same object again to reuse the executable.
+        steps: how many steps to take. With 0, one chunk without metrics holds the first state.
+        batched_args: for k images, a pytree of arrays with a leading axis of k: what differs
+            between them. The loss is then ``loss(image, batched_args[i], *args)``.
+        ema_decay: decay d of the moving average (1 − d) Σ dⁱ xₜ₋ᵢ; 0 for none. The grain that Adam
+            leaves in an image differs from step to step and averages out. Not with a line search.
+        callback_every: chunks also end at multiples of this many steps.
+        compile_fn: compiles the loop.
+
+    Raises:
+        DivergedError: a loss or a pixel is not finite; carries the last finite image.
+        InputError: an option is out of range, the start is not finite, or the optimizer's line
+            search meets a batch (see `minimize_batch`) or an EMA.
+    """
+    optimizer = _with_extra_args(optimizer)
+    state = _first_state(start, optimizer, ema_decay)
+    line_search = _is_line_search_state(state.opt_state)
+    _check_options(state, steps, callback_every, ema_decay, line_search)
+    if steps == 0:
+        yield Chunk(state, {}, converged=False, seconds=0.0, compile_seconds=0.0)
+        return
+
+    start_time = time.perf_counter()
+    jitted, arrays, static = chunk_call(
+        loss,
+        state,
+        args,
+        optimizer=optimizer,
+        batched_args=batched_args,
+        ema_decay=ema_decay,
     )
-    return entries, finite
+    executable = compile_fn(jitted, *arrays, **static)
+    first_step_time = time.perf_counter()
+    compile_seconds = first_step_time - start_time
+
+    chunk_size, next_terms_step, converged = 1, 0, False
+    recent_totals: deque[float] = deque(maxlen=PATIENCE)
+    done = _counter(state.step)
+    end = done + steps
+    while done < end and not converged:
+        num_steps = min(chunk_size, end - done, MAX_CHUNK)
+        if callback_every is not None:
+            num_steps = min(num_steps, callback_every - done % callback_every)
+        with_terms = line_search and (
+            done + num_steps >= next_terms_step or done + num_steps == end
+        )
+        last_finite = current_image(state, ema_decay)
+        chunk_time = time.perf_counter()
+        state, records = executable(state, *arrays[1:-2], num_steps, with_terms)
+        counters = jax.device_get((state.step, state.ema_count))
+        state = state._replace(step=counters[0], ema_count=counters[1])
+        metrics, finite = _metrics_of(jax.device_get(records), done, num_steps, with_terms)
+        if not (finite and bool(jnp.isfinite(state.image).all())):
+            raise DivergedError(
+                f"the loss stopped being finite between steps {done} and {done + num_steps}; "
+                "try a smaller learning rate or smaller weights",
+                image=last_finite,
+                step=done,
+            )
+        done += num_steps
+        if with_terms:
+            next_terms_step = done + TERMS_EVERY
+        now = time.perf_counter()
+        growth = min(4.0, CHUNK_SECONDS / (now - chunk_time))
+        chunk_size = max(1, round(num_steps * growth))
+        if line_search:
+            recent_totals.extend(metrics["total"].tolist())
+            converged = len(recent_totals) == PATIENCE and len(set(recent_totals)) == 1
+        yield Chunk(state, metrics, converged, now - first_step_time, compile_seconds)
 
 
-def _means(entries: list[History]) -> History:
-    """The mean over the pictures, entry by entry."""
-    if len(entries) == 1:
-        return entries[0]
-    return [
-        {name: float(np.mean([entry[name] for entry in row])) for name in row[0]}
-        for row in zip(*entries, strict=True)
-    ]
+def chunk_call(
+    loss: LossFn,
+    state: State,
+    args: tuple[Any, ...],
+    *,
+    optimizer: Optimizer,
+    batched_args: Any = None,
+    ema_decay: float = 0.0,
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Return what `optimize_chunks` compiles: the jitted loop, its arguments and its static ones.
+
+    The state and the arguments may be shapes (``jax.ShapeDtypeStruct``): use this to plan memory.
+    """
+    arrays = (state, batched_args, args, ema_decay, 0, True)
+    static = {"loss": loss, "optimizer": _with_extra_args(optimizer)}
+    return _run_chunk, arrays, static
+
+
+@partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnums=0)
+def _run_chunk(
+    state: State,
+    batched_args: Any,
+    args: tuple[Any, ...],
+    ema_decay: Array | float,
+    num_steps: Array | int,
+    with_terms: Array | bool,
+    *,
+    loss: LossFn,
+    optimizer: Optimizer,
+) -> tuple[State, dict[str, Any]]:
+    """Take ``num_steps`` steps.
+
+    Returns the state and the records: each metric as a column of `MAX_CHUNK` rows, and after a line
+    search the terms of the ``last`` image, or zeros without ``with_terms``.
+    """
+
+    def one_step(state: State, batched_args: Any) -> tuple[State, dict[str, Array]]:
+        own = () if batched_args is None else (batched_args,)
+        return step(loss, optimizer, state, (*own, *args), ema_decay=ema_decay)
+
+    if state.image.ndim == 4:
+        one_step = jax.vmap(one_step)
+
+    def body_fn(i: Array, carry: tuple[State, dict[str, Array]]) -> tuple[Any, Any]:
+        state, records = carry
+        state, metrics = one_step(state, batched_args)
+        return state, jax.tree.map(lambda rows, x: rows.at[i].set(x), records, metrics)
+
+    shapes = jax.eval_shape(one_step, state, batched_args)[1]
+    records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
+    state, records = jax.lax.fori_loop(0, num_steps, body_fn, (state, records))
+    if _is_line_search_state(state.opt_state):
+        terms = jax.eval_shape(_reflected_loss, loss, state.image, args)[1]
+        records["last"] = jax.lax.cond(
+            with_terms,
+            lambda image: _reflected_loss(loss, image, args)[1],
+            lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms),
+            state.image,
+        )
+    return state, records
+
+
+@partial(jax.jit, static_argnums=0)  # Traced once for all its uses in a line search.
+def _reflected_loss(
+    loss: LossFn, image: Array, args: tuple[Any, ...]
+) -> tuple[Array, Mapping[str, Array]]:
+    return loss(reflect(image), *args)
+
+
+@lru_cache(maxsize=64)  # The loop is compiled once for each optimizer object.
+def _with_extra_args(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(optimizer)
+
+
+def _first_state(
+    start: Float[Array, "*k h w 3"] | State, optimizer: Optimizer, ema_decay: float
+) -> State:
+    """Return the first state in memory of its own, because the compiled loop reuses it."""
+    if isinstance(start, State):
+        return jax.tree.map(jnp.array, start)
+    init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
+    image = jnp.asarray(start)
+    return jax.jit(jax.vmap(init) if image.ndim == 4 else init)(image)
+
+
+def _check_options(
+    state: State, steps: int, callback_every: int | None, ema_decay: float, line_search: bool
+) -> None:
+    if steps < 0:
+        raise InputError(f"steps is {steps}; give a number from 0 up")
+    if callback_every is not None and (callback_every < 1 or callback_every % 1):
+        raise InputError(f"callback_every is {callback_every}; give a whole number from 1 up")
+    if not 0 <= ema_decay < 1:
+        raise InputError(f"ema_decay is {ema_decay}; give a number from 0 to below 1")
+    if line_search and state.image.ndim == 4:
+        raise InputError(
+            "an optimizer with a line search takes one image at a time; use minimize, or an "
+            "optimizer such as optax.adam"
+        )
+    if line_search and ema_decay:
+        raise InputError("an optimizer with a line search has no EMA; give ema_decay=0")
+    if not bool(jnp.isfinite(state.image).all()):
+        raise InputError("the start image has values that are not finite; give RGB in [0, 1]")
+
+
+def _is_line_search_state(opt_state: Any) -> bool:
+    names = ("value", "grad")
+    return all(optax.tree_utils.tree_get(opt_state, name) is not None for name in names)
+
+
+def _counter(counts: Any) -> int:
+    return int(np.ravel(counts)[0])
+
+
+def _metrics_of(
+    records: dict[str, Any], done: int, num_steps: int, with_terms: bool
+) -> tuple[History, bool]:
+    """Return a chunk's metrics, and whether all of them are finite."""
+    last = records.pop("last", {})
+    metrics = {name: np.asarray(rows[:num_steps], np.float64) for name, rows in records.items()}
+    finite = all(np.isfinite(values).all() for values in metrics.values())
+    if with_terms:
+        finite = finite and all(np.isfinite(value) for value in last.values())
+        for name, value in last.items():
+            metrics[name] = np.full(num_steps, np.nan)
+            metrics[name][-1] = value
+    return {"step": np.arange(done + 1, done + num_steps + 1)} | metrics, finite

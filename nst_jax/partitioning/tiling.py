@@ -1,18 +1,18 @@
-"""The same objective tile by tile: memory for one tile's activations, whatever the picture's size.
+"""The objective tile by tile: memory for the activations of one tile, whatever the image's size.
 
-Of a picture's features only sums enter the loss (`nst_jax.losses.objective.Measures`), and sums add up
-over tiles. So the network runs on one tile after another, each with as much of its surroundings
-(the *halo*) as its features depend on, and what was measured is added up: one Gram matrix a layer
-for the whole picture, not one a tile. Value and gradient are `nst_jax.losses.objective.loss`', up to
-rounding.
+Only sums over the positions of an image enter the loss (`nst_jax.losses.objective.ImageStatistics`)
+and sums add up over tiles. So the network runs on one tile after another, each with as much of its
+surroundings (the *halo*) as its features depend on, and the statistics are summed: one Gram matrix
+a layer for the whole image. Value and gradient are those of `nst_jax.loss`, up to rounding.
 
-Of a tile nothing but the sums is kept. Once they are complete, so is the loss' gradient by them;
-then every tile is computed anew and hands its share on to its pixels. That second pass is what
-reverse mode makes of a scan over a checkpointed function; there is no derivative of our own here.
+A tile leaves nothing behind but its statistics. Once their sum is complete, so is the gradient of
+the loss with respect to it. Then each tile is computed again and passes its share of the gradient
+on to its pixels. Reverse mode makes that second pass of a scan over a checkpointed function; there
+is no hand-written derivative here.
 
-What of a tile is outside of the picture is zero in every layer, as the network's padding is there
-(`nst_jax.models.vgg.Window`), and tiles and halos are multiples of the poolings' strides, so that every
-2×2 window is one of the picture's.
+Positions outside the image are zero in every layer, as the network's own padding is
+(`nst_jax.models.PatchWindow`). Tiles and halos are multiples of the poolings' strides, so that each
+2×2 window is one of the whole image's.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,197 +28,227 @@ from jaxtyping import Array, Float, Float32, Int
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
-from nst_jax.losses import terms as losses
-from nst_jax.losses.objective import LossWeights, Measures, Targets
-from nst_jax.models.architectures import poolings
-from nst_jax.models.vgg import VGG, Params, Window, reach
+from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
+from nst_jax.losses.statistics import StyleStatistic
+from nst_jax.models.architectures import num_poolings
+from nst_jax.models.vgg import VGG, Params, PatchWindow, receptive_radius
 
-__all__ = ["loss", "loss_by_tiles", "make_targets"]
+__all__ = ["tiled_features", "tiled_loss", "tiled_loss_fn", "tiled_style_targets"]
 
-STRIDE: Final = 16
-"""Pixels a position of block 5."""
+MAX_STRIDE: Final = 16
+"""Pixels between two positions of block 5."""
 
-Corner = Int[Array, "2"]
-"""Where a tile begins, without its halo."""
+Offset = Int[Array, "2"]
+"""The row and column at which a tile begins, without its halo."""
 
-Sums = TypeVar("Sums")
+T = TypeVar("T")
 
 
-def loss(
+def tiled_loss(
     image: Float[Array, "h w 3"],
     params: Params,
     targets: Targets,
-    weights: LossWeights,
+    loss_weights: LossWeights,
     *,
     tile: int,
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    """`nst_jax.losses.objective.loss` tile by tile; differentiate it likewise.
+    """`nst_jax.loss` tile by tile; differentiate it in the same way.
 
     A step runs the network forward once more than without tiles, and on the halos too: VGG19 down
-    to relu5_1 needs 80 pixels around every tile, so that a pass over tiles of 512 pixels computes
-    1.7 times as much as one over the picture.
+    to relu5_1 needs 80 pixels around each tile, so a pass over tiles of 512 pixels computes 1.7
+    times as much as one over the image.
 
     Args:
-        image: and the rest: as for `nst_jax.losses.objective.loss`.
-        tile: a tile's longest side in pixels without the halo, a multiple of 16. The tiles are all
-            of one size, no larger than their number asks for.
+        image: and the rest: as in `nst_jax.loss`.
+        tile: the longest side of a tile in pixels without the halo, a multiple of 16. All tiles
+            have one size, no larger than their number requires.
 
     Raises:
-        InputError: as there; or a tile size that is no multiple of 16.
+        InputError: as in `nst_jax.loss`; the tile is no multiple of 16; or the style statistic is
+            not additive.
     """
-    objective.check(image, targets, weights)
+    objective.check_targets(image, targets, loss_weights)
+    _check_additive(targets.statistic)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
-    taps = tuple({**targets.content, **targets.style})
-    tiles = _cut(image, network, taps, tile)
-    canvas = tiles.canvas(image)
-    content = {tap: tiles.filled(P, tap) for tap, P in targets.content.items()}
-    guides = {tap: tiles.filled(T.transpose(1, 2, 0), tap) for tap, T in targets.guides.items()}
+    layers = tuple({**targets.content, **targets.style})
+    tiling = _make_tiling(image, network, layers, tile)
+    padded = tiling.pad_image(image)
+    content = {layer: tiling.pad_to_tiles(P, layer) for layer, P in targets.content.items()}
+    layer_masks = {
+        layer: tiling.pad_to_tiles(T.transpose(1, 2, 0), layer)
+        for layer, T in targets.layer_masks.items()
+    }
 
-    @partial(jax.checkpoint, prevent_cse=False)  # a scan's body is not merged with anything
-    def measure(corner: Corner) -> Measures:
-        own = replace(
+    @partial(jax.checkpoint, prevent_cse=False)  # A scan's body is not merged with anything.
+    def measure(offset: Offset) -> ImageStatistics:
+        tile_targets = replace(
             targets,
-            content={tap: tiles.part(P, tap, corner) for tap, P in content.items()},
-            guides={
-                tap: tiles.part(T, tap, corner).transpose(2, 0, 1) for tap, T in guides.items()
+            content={k: tiling.slice_tile(P, k, offset) for k, P in content.items()},
+            layer_masks={
+                k: tiling.slice_tile(T, k, offset).transpose(2, 0, 1)
+                for k, T in layer_masks.items()
             },
         )
-        return objective.measure(tiles.features(network, canvas, taps, corner), own)
+        features = tiling.features(network, padded, layers, offset)
+        return objective.compute_statistics(features, tile_targets)
 
-    return objective.total(_sum(measure, tiles), image, targets, weights)
+    return objective.total_loss(_sum_over_tiles(measure, tiling), image, targets, loss_weights)
 
 
 @cache
-def loss_by_tiles(tile: int) -> Callable[..., Any]:
-    """`loss` with its tile size, for `nst_jax.optimize.loop.minimise`; the same object for the same
-    size, so that it is compiled once."""
-    return partial(loss, tile=tile)
+def tiled_loss_fn(tile: int) -> Callable[..., Any]:
+    """Return `tiled_loss` with its tile size; the same object for the same size, so that the
+    optimization compiles it once."""
+    return partial(tiled_loss, tile=tile)
 
 
-def make_targets(*args: Any, tile: int, **kwargs: Any) -> Targets:
-    """`nst_jax.losses.objective.make_targets` tile by tile; ``tile`` as for `loss`."""
-    return objective.make_targets(
-        *args, **kwargs, features=partial(_features, tile), mean_grams=partial(_mean_grams, tile)
-    )
-
-
-def _features(
-    tile: int, network: VGG, image: Float[Array, "h w 3"], taps: Sequence[str]
+def tiled_features(
+    network: VGG, image: Float[Array, "h w 3"], layers: Sequence[str], *, tile: int
 ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-    """The picture's features, put together from its tiles'."""
-    tiles = _cut(image, network, taps, tile)
-    canvas = tiles.canvas(image)
+    """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`."""
+    tiling = _make_tiling(image, network, layers, tile)
+    padded = tiling.pad_image(image)
 
-    def put(whole: dict[str, Array], corner: Corner) -> tuple[dict[str, Array], None]:
-        parts = tiles.features(network, canvas, taps, corner)
+    def write_tile(whole: dict[str, Array], offset: Offset) -> tuple[dict[str, Array], None]:
+        parts = tiling.features(network, padded, layers, offset)
         return {
-            tap: lax.dynamic_update_slice(whole[tap], part, (*(corner >> poolings(tap)), 0))
-            for tap, part in parts.items()
+            layer: lax.dynamic_update_slice(
+                whole[layer], part, (*(offset >> num_poolings(layer)), 0)
+            )
+            for layer, part in parts.items()
         }, None
 
-    parts = jax.eval_shape(partial(tiles.features, network, canvas, taps), tiles.corners[0])
-    blank = {
-        tap: jnp.zeros((rows * tiles.counts[0], columns * tiles.counts[1], n), part.dtype)
-        for tap, part in parts.items()
-        for rows, columns, n in [part.shape]
+    rows, columns = tiling.counts
+    parts = jax.eval_shape(partial(tiling.features, network, padded, layers), tiling.offsets[0])
+    init = {
+        layer: jnp.zeros((part.shape[0] * rows, part.shape[1] * columns, part.shape[2]), part.dtype)
+        for layer, part in parts.items()
     }
-    whole, _ = lax.scan(put, blank, tiles.corners)
+    whole, _ = lax.scan(write_tile, init, tiling.offsets)
     height, width = image.shape[:2]
-    return {tap: x[: height >> poolings(tap), : width >> poolings(tap)] for tap, x in whole.items()}
+    return {
+        layer: x[: height >> num_poolings(layer), : width >> num_poolings(layer)]
+        for layer, x in whole.items()
+    }
 
 
-def _mean_grams(
-    tile: int, network: VGG, image: Float[Array, "h w 3"], taps: Sequence[str]
-) -> dict[str, Float32[Array, "n_l n_l"]]:
-    tiles = _cut(image, network, taps, tile)
-    canvas = tiles.canvas(image)
+def tiled_style_targets(
+    network: VGG,
+    style: Float[Array, "h w 3"],
+    layers: Sequence[str],
+    statistic: StyleStatistic,
+    *,
+    tile: int,
+) -> dict[str, Any]:
+    """`nst_jax.losses.objective.style_targets` tile by tile; ``tile`` as in `tiled_loss`.
 
-    def grams(corner: Corner) -> dict[str, Array]:
-        parts = tiles.features(network, canvas, taps, corner)
-        return {tap: losses.gram(part) for tap, part in parts.items()}
+    Raises:
+        InputError: the style statistic is not additive.
+    """
+    _check_additive(statistic)
+    tiling = _make_tiling(style, network, layers, tile)
+    padded = tiling.pad_image(style)
 
-    sums = _sum(grams, tiles)
-    return {tap: G / objective.positions(tap, *image.shape[:2]) for tap, G in sums.items()}
+    def measure(offset: Offset) -> dict[str, Any]:
+        parts = tiling.features(network, padded, layers, offset)
+        return {layer: statistic.measure(part) for layer, part in parts.items()}
+
+    sums = _sum_over_tiles(measure, tiling)
+    return objective.average_over_positions(sums, style.shape[:2], statistic)
 
 
-def _sum(part: Callable[[Corner], Sums], tiles: "_Tiles") -> Sums:
-    """Add up over the tiles what ``part`` makes of each."""
+def _check_additive(statistic: StyleStatistic) -> None:
+    if not statistic.additive:
+        raise InputError(
+            f"{statistic} cannot be measured tile by tile; choose a smaller size, more memory or "
+            "an additive style statistic such as the Gram matrix"
+        )
 
-    def add(sums: Sums, corner: Corner) -> tuple[Sums, None]:
-        return jax.tree.map(jnp.add, sums, part(corner)), None
 
-    shapes = jax.eval_shape(part, tiles.corners[0])
+def _sum_over_tiles(measure: Callable[[Offset], T], tiling: "Tiling") -> T:
+    def add(sums: T, offset: Offset) -> tuple[T, None]:
+        return jax.tree.map(jnp.add, sums, measure(offset)), None
+
+    shapes = jax.eval_shape(measure, tiling.offsets[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return lax.scan(add, zeros, tiles.corners)[0]
+    return lax.scan(add, zeros, tiling.offsets)[0]
 
 
-def _cut(image: Float[Array, "h w 3"], network: VGG, taps: Sequence[str], tile: int) -> "_Tiles":
-    """Cut a picture into as few equal tiles as can be, with no halo across a side that is whole."""
-    if tile < STRIDE or tile % STRIDE:
-        raise InputError(f"a tile of {tile} pixels; give a multiple of {STRIDE}")
-    stride = 2 ** max(map(poolings, taps), default=0)
-    halo = _up(reach(network.model, taps), stride)
+def _make_tiling(
+    image: Float[Array, "h w 3"], network: VGG, layers: Sequence[str], tile: int
+) -> "Tiling":
+    """Split an image into as few equal tiles as possible; a side in one piece has no halo."""
+    if tile < MAX_STRIDE or tile % MAX_STRIDE:
+        raise InputError(f"tile is {tile} pixels; give a multiple of {MAX_STRIDE}")
+    stride = 2 ** max(map(num_poolings, layers), default=0)
+    halo = _round_up(receptive_radius(network.model, layers), stride)
     height, width = image.shape[:2]
     counts = -(-height // tile), -(-width // tile)
-    core = _up(-(-height // counts[0]), STRIDE), _up(-(-width // counts[1]), STRIDE)
-    around = halo if counts[0] > 1 else 0, halo if counts[1] > 1 else 0
-    return _Tiles((height, width), counts, core, around)
+    tile_shape = (
+        _round_up(-(-height // counts[0]), MAX_STRIDE),
+        _round_up(-(-width // counts[1]), MAX_STRIDE),
+    )
+    halos = halo if counts[0] > 1 else 0, halo if counts[1] > 1 else 0
+    return Tiling((height, width), counts, tile_shape, halos)
 
 
-def _up(size: int, stride: int) -> int:
+def _round_up(size: int, stride: int) -> int:
     return -(-size // stride) * stride
 
 
 @dataclass(frozen=True)
-class _Tiles:
-    """How a picture is cut. All pairs are of rows and columns."""
+class Tiling:
+    """How an image is split into tiles. All pairs are rows and columns."""
 
-    picture: tuple[int, int]
+    image_shape: tuple[int, int]
     counts: tuple[int, int]
-    core: tuple[int, int]
-    """A tile without its halo."""
+    tile_shape: tuple[int, int]
+    """The shape of a tile without its halo."""
     halo: tuple[int, int]
 
     @property
-    def corners(self) -> Int[Array, "tiles 2"]:
-        """Every tile's `Corner`, row by row."""
-        return jnp.asarray(np.argwhere(np.ones(self.counts)) * self.core, jnp.int32)
+    def offsets(self) -> Int[Array, "tiles 2"]:
+        """The `Offset` of each tile, row by row."""
+        return jnp.asarray(np.argwhere(np.ones(self.counts)) * self.tile_shape, jnp.int32)
 
-    @property
-    def _beyond(self) -> tuple[int, int]:
-        """How far the last tiles reach beyond the picture."""
-        (rows, columns), (height, width) = self.counts, self.core
-        return rows * height - self.picture[0], columns * width - self.picture[1]
-
-    def canvas(self, image: Float[Array, "h w 3"]) -> Float[Array, "_ _ 3"]:
-        """The picture with its edge repeated as far as tiles and halos reach."""
-        margins = [(halo, halo + more) for halo, more in zip(self.halo, self._beyond, strict=True)]
+    def pad_image(self, image: Float[Array, "h w 3"]) -> Float[Array, "_ _ 3"]:
+        """Repeat the edge of the image as far as tiles and halos reach."""
+        margins = [
+            (halo, halo + count * tile - side)
+            for halo, count, tile, side in zip(
+                self.halo, self.counts, self.tile_shape, self.image_shape, strict=True
+            )
+        ]
         return jnp.pad(image, (*margins, (0, 0)), mode="edge")
 
-    def filled(self, x: Float[Array, "h_l w_l n"], tap: str) -> Float[Array, "_ _ n"]:
-        """An array of a layer's positions with zeros as far as tiles reach."""
-        sides = zip(self.counts, self.core, x.shape, strict=False)
-        margins = [(0, count * (core >> poolings(tap)) - side) for count, core, side in sides]
+    def pad_to_tiles(self, x: Float[Array, "h_l w_l n"], layer: str) -> Float[Array, "_ _ n"]:
+        """Pad an array of a layer's positions with zeros as far as tiles reach."""
+        sides = zip(self.counts, self.tile_shape, x.shape, strict=False)
+        margins = [(0, count * (tile >> num_poolings(layer)) - side) for count, tile, side in sides]
         return jnp.pad(x, (*margins, (0, 0)))
 
-    def part(self, x: Float[Array, "_ _ n"], tap: str, corner: Corner) -> Float[Array, "_ _ n"]:
-        """A tile's own part of a `filled` array."""
-        height, width = (core >> poolings(tap) for core in self.core)
-        row, column = corner >> poolings(tap)
+    def slice_tile(
+        self, x: Float[Array, "_ _ n"], layer: str, offset: Offset
+    ) -> Float[Array, "_ _ n"]:
+        """Return the part of a padded array that belongs to one tile."""
+        height, width = (side >> num_poolings(layer) for side in self.tile_shape)
+        row, column = offset >> num_poolings(layer)
         return lax.dynamic_slice(x, (row, column, 0), (height, width, x.shape[2]))
 
     def features(
-        self, network: VGG, canvas: Float[Array, "_ _ 3"], taps: Sequence[str], corner: Corner
+        self, network: VGG, padded: Float[Array, "_ _ 3"], layers: Sequence[str], offset: Offset
     ) -> dict[str, Float[Array, "_ _ n_l"]]:
-        """A tile's own features, zero where it reaches beyond the picture."""
-        row, column = corner
-        height, width = (core + 2 * halo for core, halo in zip(self.core, self.halo, strict=True))
-        patch = lax.dynamic_slice(canvas, (row, column, 0), (height, width, 3))
-        window = Window(row - self.halo[0], column - self.halo[1], *self.picture)
-        found = network(patch, taps, window)
-        return {tap: self._cropped(x, poolings(tap)) for tap, x in found.items()}
+        """Return the features of one tile, zero outside the image."""
+        row, column = offset
+        height, width = (
+            tile + 2 * halo for tile, halo in zip(self.tile_shape, self.halo, strict=True)
+        )
+        patch = lax.dynamic_slice(padded, (row, column, 0), (height, width, 3))
+        window = PatchWindow(row - self.halo[0], column - self.halo[1], *self.image_shape)
+        features = network(patch, layers, window)
+        return {layer: self._crop_halo(x, num_poolings(layer)) for layer, x in features.items()}
 
-    def _cropped(self, x: Float[Array, "_ _ n"], b: int) -> Float[Array, "_ _ n"]:
-        """A patch's features, after b poolings, without those of the halo."""
-        (top, left), (height, width) = self.halo, self.core
-        return x[top >> b : top + height >> b, left >> b : left + width >> b]
+    def _crop_halo(self, x: Float[Array, "_ _ n"], poolings: int) -> Float[Array, "_ _ n"]:
+        (top, left), (height, width) = self.halo, self.tile_shape
+        rows = slice(top >> poolings, top + height >> poolings)
+        return x[rows, left >> poolings : left + width >> poolings]

@@ -1,0 +1,33 @@
+"""One job: images and settings in, levels, memory and checkpoints between, images out.
+
+`nst_jax.pipeline.runner.run` is the one loop, an iterator of `Progress`. The functions of
+`nst_jax.pipeline.api` and `nst_jax.pipeline.folders` run it to its end.
+"""
+
+from nst_jax.pipeline.api import (
+    interpolate_styles,
+    reconstruct_content,
+    stylize,
+    stylize_many,
+    synthesize_texture,
+)
+from nst_jax.pipeline.folders import BatchItem, list_images, stylize_folder
+from nst_jax.pipeline.job import Job, prepare_job
+from nst_jax.pipeline.result import Result
+from nst_jax.pipeline.runner import Progress, run
+
+__all__ = [
+    "BatchItem",
+    "Job",
+    "Progress",
+    "Result",
+    "interpolate_styles",
+    "list_images",
+    "prepare_job",
+    "reconstruct_content",
+    "run",
+    "stylize",
+    "stylize_folder",
+    "stylize_many",
+    "synthesize_texture",
+]

@@ -1,12 +1,12 @@
-"""The whole job: from pictures in to a picture out.
+"""The functions for whole jobs: images in, images out.
 
-Reading and bookkeeping are in `nst_jax.pipeline.job`, what it aims at in `nst_jax.pipeline.targets`, the way through
-the scales in `nst_jax.pipeline.runner`, the mathematics in `nst_jax.losses.objective`, the loop in
-`nst_jax.optimize.loop`.
+Each of them prepares a `Job` and runs `nst_jax.run` to its end. Iterate over `nst_jax.run` yourself
+to follow a job step by step.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,25 @@ from typing import Any
 import numpy as np
 
 from nst_jax.errors import InputError
-from nst_jax.images.io import ImageSource
-from nst_jax.optimize.loop import Progress
-from nst_jax.pipeline.job import as_list, prepare
+from nst_jax.images import ImageSource
+from nst_jax.pipeline.job import Job, as_list, prepare_job
 from nst_jax.pipeline.result import Result
-from nst_jax.pipeline.runner import paint, paint_each
-from nst_jax.settings import Settings, changed
+from nst_jax.pipeline.runner import Progress, run
+from nst_jax.settings import Settings, override
 
-__all__ = ["Result", "interpolate", "reconstruct", "stylize", "stylize_each", "texture"]
+__all__ = [
+    "content_job",
+    "interpolate_styles",
+    "interpolation_job",
+    "many_styles_job",
+    "reconstruct_content",
+    "stylize",
+    "stylize_many",
+    "synthesize_texture",
+    "texture_job",
+]
+
+OnProgress = Callable[[Progress], bool | None]
 
 
 def stylize(
@@ -29,193 +40,240 @@ def stylize(
     style: ImageSource | Sequence[ImageSource],
     settings: Settings | None = None,
     *,
-    on_progress: Callable[[Progress], bool | None] | None = None,
-    every: int | None = None,
+    on_progress: OnProgress | None = None,
+    callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **changes: Any,
+    **overrides: Any,
 ) -> Result:
-    """Paint ``content`` in the style of one or more pictures (Gatys, Ecker & Bethge 2015).
+    """Stylize ``content`` with one or more style images (Gatys, Ecker & Bethge 2015).
 
     Args:
-        content: a path, PIL image or array (`nst_jax.images.io.read`).
-        style: one such, or a list of them. Larger ones are scaled down to the output's longest
-            side; smaller ones are left, because enlarging would blur their texture.
+        content: a path, PIL image or array (`nst_jax.images.read`).
+        style: one such image, or a list of them. A larger one is scaled down to the output's
+            longest side. A smaller one stays, because enlarging would blur its texture.
         settings: see `Settings`.
-        on_progress: called about every two seconds (`nst_jax.optimize.loop.Progress`); returning True
-            stops with the picture so far.
-        every: call at multiples of this many steps too.
-        checkpoint: a file that keeps the job's state, written every two minutes and when
-            ``on_progress`` stops it, and removed when the picture is done.
-        resume: go on from that file. The picture is then, on the same machine, the one that an
-            uninterrupted run makes, bit for bit.
-        **changes: single settings by name, over ``settings``.
+        on_progress: called with a `Progress` about every two seconds; returning True stops with the
+            image so far.
+        callback_every: also call at multiples of this many steps.
+        checkpoint: a file that holds the state of the job. It is written every two minutes and when
+            ``on_progress`` stops the job, and removed when the image is finished.
+        resume: continue from that file. On the same machine the image is bit for bit the one of an
+            uninterrupted run.
+        **overrides: single settings by name, over ``settings``.
 
     Raises:
-        InputError: a picture, a setting or a checkpoint that the job cannot be done with.
-        DivergedError: the loss stopped being finite; its ``image`` is the last good picture and
-            its ``result`` a `Result` that holds it.
+        InputError: an image, a setting or a checkpoint that the job cannot use.
+        DivergedError: the loss is not finite; ``results`` holds the last finite image.
 
     ```python
     result = nst_jax.stylize("cat.jpg", "swirls.jpg", size=512)
     result.save("cat-swirls.png")
     ```
     """
-    job = prepare(content, as_list(style), changed(settings, changes))
-    return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
+    job = prepare_job(content, as_list(style), override(settings, overrides))
+    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 
-def reconstruct(
+def reconstruct_content(
     content: ImageSource,
     settings: Settings | None = None,
     *,
-    on_progress: Callable[[Progress], bool | None] | None = None,
-    every: int | None = None,
+    on_progress: OnProgress | None = None,
+    callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **changes: Any,
+    **overrides: Any,
 ) -> Result:
-    """Find a picture with the same features as ``content`` at the content layers, from noise.
+    """Find an image with the features of ``content`` at the content layers, from noise.
 
-    It shows what those layers keep of a picture (the paper's figure 1, content). Arguments and
-    errors are `stylize`'s; the style settings, ``color`` and ``min_scale`` have no effect, since a
-    smaller scale would tell more than the layers know, and an ``init`` of content, which would be
-    the solution, stands for noise.
+    It shows what those layers preserve of an image (the paper's figure 1, content). The style
+    settings, ``color_mode`` and ``min_size`` have no effect: a coarser level would show more than
+    the layers know. An ``init`` of content would be the solution and means noise here.
+
+    Args:
+        content: and the rest: as in `stylize`.
+
+    Raises:
+        InputError: as in `stylize`.
+        DivergedError: as in `stylize`.
     """
-    changes |= {"style_weight": 0.0, "color": "style", "min_scale": None}
-    job = prepare(content, (), _from_noise(changed(settings, changes)))
-    return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
+    job = content_job(content, override(settings, overrides))
+    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 
-def texture(
+def synthesize_texture(
     style: ImageSource | Sequence[ImageSource],
     settings: Settings | None = None,
     *,
-    on_progress: Callable[[Progress], bool | None] | None = None,
-    every: int | None = None,
+    on_progress: OnProgress | None = None,
+    callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **changes: Any,
+    **overrides: Any,
 ) -> Result:
-    """Synthesise a square texture with the style's Gram matrices, from noise.
+    """Synthesize a square texture with the statistics of the style, from noise.
 
-    After Gatys, Ecker & Bethge, "Texture Synthesis Using Convolutional Neural Networks" (2015).
-    Arguments and errors are `stylize`'s; the content settings have no effect, an ``init`` of
-    content, of which there is none, stands for noise, and ``color`` must be ``style``.
+    After Gatys, Ecker & Bethge, "Texture Synthesis Using Convolutional Neural Networks" (2015). The
+    content settings have no effect, an ``init`` of content means noise, and ``color_mode`` must be
+    ``style``.
+
+    Args:
+        style: and the rest: as in `stylize`.
+
+    Raises:
+        InputError: as in `stylize`.
+        DivergedError: as in `stylize`.
     """
-    settings = _from_noise(changed(settings, changes | {"content_weight": 0.0}))
-    if settings.color != "style":
-        raise InputError(f"color is {settings.color!r}; a texture has no content to take it from")
-    job = prepare(None, as_list(style), settings)
-    return paint(job, on_progress, every, kept_at=_path(checkpoint), resume=resume)
+    job = texture_job(as_list(style), override(settings, overrides))
+    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 
-def stylize_each(
+def stylize_many(
     content: ImageSource,
     styles: Sequence[ImageSource],
     settings: Settings | None = None,
     *,
-    batch: int | None = None,
-    on_progress: Callable[[Progress], bool | None] | None = None,
-    every: int | None = None,
-    **changes: Any,
+    batch_size: int | None = None,
+    on_progress: OnProgress | None = None,
+    callback_every: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    **overrides: Any,
 ) -> Iterator[Result]:
-    """Paint ``content`` in each of several styles: a picture a style, in their order.
+    """Stylize ``content`` with each of several styles: one image a style, in their order.
 
-    The photo's features are computed once, and all pictures run through one compiled program. Each
-    is what `stylize` makes of its style alone, up to rounding. They come as they are done, so that
-    nothing is lost when a later one cannot be made.
+    The content's features are computed once and all images use the same compiled loop. Each image
+    is what `stylize` makes of its style alone, up to rounding. Results come as they are finished.
 
     Args:
-        content: as for `stylize`.
+        content: as in `stylize`.
         styles: a path, PIL image or array each.
-        settings: see `Settings`; without style weights, as there is nothing to blend.
-        batch: how many pictures share a vmapped loop; 1 for one after another. By default as many
-            as fit the memory; but one after another with a line search; and on CPUs two at a time,
-            if both fit, in a thread each, which is faster there (``benchmarks/NOTES.md``).
-        on_progress: as for `stylize`, told of each picture or batch from its first step; its
-            ``picture`` says which. Of a batch ``image`` is (k, h, w, 3) and the losses are means.
-            Two at a time call it from their threads, but never both at once.
-        every: as for `stylize`.
-        **changes: single settings by name, over ``settings``.
+        settings: see `Settings`; without style weights and masks, as nothing is mixed.
+        batch_size: how many images run in one vmapped loop; None means as many as fit into the
+            memory on GPUs and TPUs, and one after another on CPUs and with a line search.
+        on_progress: as in `stylize`. For a batch ``image`` is ``(k, h, w, 3)``.
+        callback_every: as in `stylize`.
+        checkpoint: as in `stylize`; it is also written after each image.
+        resume: continue with the image in the checkpoint; results before it are not repeated.
+        **overrides: single settings by name, over ``settings``.
 
     Raises:
-        InputError: as for `stylize`; or a batch that is out of range or has a line search.
-        DivergedError: as for `stylize`. Of several pictures ``result`` is a list.
+        InputError: as in `stylize`; or the batch size is out of range or meets a line search.
+        DivergedError: as in `stylize`.
 
     ```python
-    for name, result in zip(names, nst_jax.stylize_each("cat.jpg", names), strict=True):
+    for name, result in zip(names, nst_jax.stylize_many("cat.jpg", names), strict=True):
         result.save(f"cat-{name}")
     ```
     """
-    settings = changed(settings, changes)
-    _no_blend(settings)
-    styles = as_list(styles)
-    blends = np.eye(len(styles)).tolist()
-    yield from paint_each(
-        prepare(content, styles, settings), blends, _batch(batch), on_progress, every
-    )
+    job = many_styles_job(content, styles, override(settings, overrides))
+    yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)
 
 
-def interpolate(
+def interpolate_styles(
     content: ImageSource,
     styles: Sequence[ImageSource],
     settings: Settings | None = None,
     *,
-    pictures: int = 5,
-    batch: int | None = None,
-    on_progress: Callable[[Progress], bool | None] | None = None,
-    every: int | None = None,
-    **changes: Any,
+    num_images: int = 5,
+    batch_size: int | None = None,
+    on_progress: OnProgress | None = None,
+    callback_every: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    **overrides: Any,
 ) -> Iterator[Result]:
-    """Paint ``content`` in blends that go from the first style to the last, a picture a blend.
+    """Stylize ``content`` with mixes that go from the first style to the last, one image a mix.
 
-    The Gram matrices of two neighbouring styles are mixed linearly, in equal steps. As with
-    `stylize_each`, whose other arguments and errors these are, what is shared is computed once and
-    one program makes all pictures.
+    The statistics of two neighboring styles are mixed linearly, in equal steps.
 
     Args:
-        content: as for `stylize`.
+        content: as in `stylize`.
         styles: two or more.
-        settings: see `Settings`; without style weights, which are set here.
-        pictures: how many blends, the first and the last style alone among them.
-        batch: and the rest: as for `stylize_each`.
+        settings: see `Settings`; without style weights, which are set here, and masks.
+        num_images: how many mixes, the first and the last style alone among them.
+        batch_size: and the rest: as in `stylize_many`.
 
     Raises:
-        InputError: as for `stylize_each`; or there are fewer than two styles or pictures.
+        InputError: as in `stylize_many`; or there are fewer than two styles or images.
+        DivergedError: as in `stylize`.
     """
-    settings = changed(settings, changes)
-    _no_blend(settings)
-    styles = as_list(styles)
-    if len(styles) < 2 or pictures < 2:
+    job = interpolation_job(content, styles, override(settings, overrides), num_images=num_images)
+    yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)
+
+
+def content_job(content: ImageSource, settings: Settings) -> Job:
+    """Return the job of `reconstruct_content`."""
+    settings = replace(settings, style_weight=0.0, color_mode="style", min_size=None)
+    return prepare_job(content, (), _default_init_to_noise(settings))
+
+
+def texture_job(styles: Sequence[ImageSource], settings: Settings) -> Job:
+    """Return the job of `synthesize_texture`."""
+    settings = _default_init_to_noise(replace(settings, content_weight=0.0))
+    if settings.color_mode != "style":
         raise InputError(
-            f"{len(styles)} styles and {pictures} pictures; give at least two styles to go between "
-            "and two pictures"
+            f"color_mode is {settings.color_mode!r} and a texture has no content; choose style"
         )
-    places = np.linspace(0, len(styles) - 1, pictures)
-    blends = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(len(styles)))).tolist()
-    yield from paint_each(
-        prepare(content, styles, settings), blends, _batch(batch), on_progress, every
+    return prepare_job(None, styles, settings)
+
+
+def many_styles_job(content: ImageSource, styles: Sequence[ImageSource], settings: Settings) -> Job:
+    """Return the job of `stylize_many`."""
+    _require_single_styles(settings)
+    mixes = np.eye(len(styles)).tolist()
+    return prepare_job(content, list(styles), settings, mixes=mixes)
+
+
+def interpolation_job(
+    content: ImageSource, styles: Sequence[ImageSource], settings: Settings, *, num_images: int
+) -> Job:
+    """Return the job of `interpolate_styles`."""
+    _require_single_styles(settings)
+    styles = list(styles)
+    if len(styles) < 2 or num_images < 2:
+        raise InputError(f"{len(styles)} styles and {num_images} images; give at least two of both")
+    positions = np.linspace(0, len(styles) - 1, num_images)
+    mixes = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(len(styles)))).tolist()
+    return prepare_job(content, styles, settings, mixes=mixes)
+
+
+def _results(
+    job: Job,
+    on_progress: OnProgress | None,
+    callback_every: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+    resume: bool,
+    batch_size: int | None = None,
+) -> Iterator[Result]:
+    progresses = run(
+        job,
+        batch_size=batch_size,
+        callback_every=callback_every,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume,
     )
+    with closing(progresses):
+        for progress in progresses:
+            stop = on_progress is not None and bool(on_progress(progress))
+            if stop or progress.done:
+                yield from progress.results()
+            if stop:
+                return
 
 
-def _no_blend(settings: Settings) -> None:
-    if settings.style_weights is not None:
-        raise InputError("style weights blend styles into one picture; here there are several")
-    if settings.masks is not None:
-        raise InputError("masks join styles in one picture; here there are several")
+def _only(results: Iterator[Result]) -> Result:
+    (result,) = results
+    return result
 
 
-def _batch(batch: int | None) -> int | None:
-    if batch is not None and batch < 1:
-        raise InputError(f"batch is {batch}; give a whole number from 1 up")
-    return batch
+def _require_single_styles(settings: Settings) -> None:
+    for name in ("style_weights", "masks"):
+        if getattr(settings, name) is not None:
+            raise InputError(f"{name} combine styles in one image; here each image has its own")
 
 
-def _path(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _from_noise(settings: Settings) -> Settings:
+def _default_init_to_noise(settings: Settings) -> Settings:
     from_content = isinstance(settings.init, str) and settings.init == "content"
     return replace(settings, init="noise") if from_content else settings

@@ -1,107 +1,169 @@
-"""A job's state in a file, to go on from: safetensors, with the job's record beside the arrays."""
+"""The state of a job in a file, to continue from: safetensors, with the job's identity inside."""
 
 import hashlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nst_jax.errors import InputError
-from nst_jax.optimize.loop import State
-from nst_jax.optimize.multiscale import Where
-from nst_jax.pipeline.job import Job, average_of, optimizer_of, record
+from nst_jax.files import atomic_path
+from nst_jax.optimize import History, State, init_state
+from nst_jax.pipeline.job import Job
+from nst_jax.pipeline.result import style_metadata
 
-__all__ = ["load", "save"]
+__all__ = ["Checkpoint", "is_of", "load", "remove", "save"]
 
-KEY: Final = "nst_jax.checkpoint"
+METADATA_KEY: Final = "nst_jax.checkpoint"
 
 
-def save(path: str | os.PathLike[str], job: Job, where: Where) -> None:
-    """Write where a job is; a file that was there stays whole until the new one is.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a job is.
+
+    Attributes:
+        index: the index of the image, or of a batch's first image, among the job's images.
+        num_images: the number of images that run in one batch.
+        level: the index of the level.
+        state: the state of the optimization.
+        history: the metrics of all steps so far.
+    """
+
+    index: int
+    num_images: int
+    level: int
+    state: State
+    history: History
+
+
+def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; one that was there before stays until the new one is complete.
 
     Raises:
         InputError: it cannot be written.
     """
-    path = Path(path)
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(where.state).items()}
-    note = {
-        "job": record(job),
-        "pixels": _hashes(job),
-        "scale": where.scale,
-        "step": where.state.step,
-        "averaged": where.state.averaged,
-        "history": where.history,
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(checkpoint.state).items()}
+    arrays |= {f"history/{name}": values for name, values in checkpoint.history.items()}
+    metadata = {
+        "job": _identity(job, checkpoint.index, checkpoint.num_images),
+        "index": checkpoint.index,
+        "num_images": checkpoint.num_images,
+        "level": checkpoint.level,
     }
-    part = path.with_name(f"{path.name}.part")
     try:
-        save_file(arrays, part, {KEY: json.dumps(note)})
-        part.replace(path)
+        with atomic_path(Path(path)) as temporary:
+            save_file(arrays, temporary, {METADATA_KEY: json.dumps(metadata)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
         raise InputError(f"checkpoint {str(path)!r} cannot be written: {error}") from error
 
 
-def load(path: str | os.PathLike[str], job: Job) -> Where:
-    """Read where a job was.
+def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
+    """Read a checkpoint of this job.
+
+    The images that it holds may have another index now, because those before them were finished.
 
     Raises:
-        InputError: no such file, not a checkpoint, a damaged one, or one of another job.
+        InputError: the file does not exist, is damaged, is no checkpoint, or belongs to another
+            job. Optax transformations cannot be told apart by more than the arrays of their state.
     """
     label = f"checkpoint {os.fspath(path)!r}"
-    if not os.path.exists(path):  # noqa: PTH110
-        raise InputError(f"{label} does not exist; there is nothing to resume")
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long.
+        raise InputError(f"{label} does not exist; start without resume")
     try:
         with safe_open(path, "np") as file:
-            note = json.loads((file.metadata() or {})[KEY])
+            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{label} is not a whole checkpoint; start without it") from error
-    theirs, ours = note["job"], json.loads(json.dumps(record(job)))
-    for name in sorted(set(theirs) | set(ours)):
-        if theirs.get(name) != ours.get(name):
+        saved, num_images = metadata["job"], int(metadata["num_images"])
+        level = job.levels[metadata["level"]]
+        candidates = (metadata["index"], *range(len(job.mixes)))
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{label} is no complete checkpoint of this job; start without resume"
+        ) from error
+    index = next((i for i in candidates if _identity(job, i, num_images) == saved), None)
+    if index is None:
+        current = _identity(job, 0, num_images)
+        name = next(n for n in sorted({*saved, *current}) if saved.get(n) != current.get(n))
+        raise InputError(
+            f"{label} belongs to another job: {_difference(name, saved, current)}; give the same, "
+            "or start without resume"
+        )
+    like = jax.eval_shape(lambda: _state_template(job, level.shape, num_images))
+    leaves = []
+    for name, leaf in _named_leaves(like).items():
+        array = arrays.get(name)
+        if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise InputError(
-                f"{label} belongs to another job: its {name} was {theirs.get(name)!r} and is "
-                f"{ours.get(name)!r} now; give the same, or start without it"
+                f"{label} does not fit this job's optimizer (it has no {name} of shape "
+                f"{leaf.shape}); start without resume"
             )
-    if note["pixels"] != _hashes(job):
-        raise InputError(f"{label} belongs to other pictures of the same names; start without it")
-    like = jax.eval_shape(lambda: _blank(job, job.scales[note["scale"]].shape))
-    for name, leaf in _named(like).items():
-        found = arrays.get(name)
-        if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise InputError(f"{label} lacks {name} as this job has it; start without it")
-    leaves = [jnp.asarray(arrays[name]) for name in _named(like)]
-    image, mean, opt_state = jax.tree.unflatten(jax.tree.structure(like[:3]), leaves)
-    state = State(image, mean, opt_state, note["step"], note["averaged"])
-    return Where(note["scale"], state, note["history"])
+        leaves.append(jnp.asarray(array))
+    state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    history = {
+        name.removeprefix("history/"): values
+        for name, values in arrays.items()
+        if name.startswith("history/")
+    }
+    return Checkpoint(index, num_images, metadata["level"], state, history)
 
 
-def _blank(job: Job, shape: tuple[int, int]) -> State:
-    image = jnp.zeros((*shape, 3))
-    optimizer = optax.with_extra_args_support(optimizer_of(job.settings))
-    mean = image if average_of(job.settings) else None
-    return State(image, mean, optimizer.init(image), 0)
+def is_of(path: str | os.PathLike[str], job: Job) -> bool:
+    """Return whether there is a checkpoint of this job."""
+    try:
+        load(path, job)
+    except InputError:
+        return False
+    return True
 
 
-def _named(state: State) -> dict[str, Array]:
-    """The state's arrays by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tuple(state[:3]))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a checkpoint, if there is one that can be removed."""
+    with suppress(OSError):
+        Path(path).unlink()
 
 
-def _hashes(job: Job) -> list[str | None]:
-    """Tell apart the pictures that a job computes with."""
-    arrays = (job.goal, job.start, job.alpha, job.photo, job.regions, *job.style_pixels)
-    return [
+def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
+    """Return what decides these images of a job, as JSON values."""
+    mixes = job.mixes[index : index + num_images]
+    used = sorted({i for mix in mixes for i, weight in enumerate(mix) if weight})
+    shared = (job.content, job.content_target, job.alpha, job.masks, job.init_image)
+    arrays = [*shared, *(job.styles[i] for i in used if job.styles)]
+    hashes = [
         None if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays
     ]
+    identity = job.metadata | {
+        "styles": None,
+        "style_weights": None,
+        "images": [style_metadata(job, mix) for mix in mixes],
+        "pixels": hashes,
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _difference(name: str, saved: dict[str, Any], current: dict[str, Any]) -> str:
+    if name == "pixels":
+        return "its images have the same names and other pixels"
+    return f"its {name} was {saved.get(name)!r} and is {current.get(name)!r} now"
+
+
+def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:
+    def init(image: Array) -> State:
+        return init_state(image, job.optimizer, job.ema_decay)
+
+    if num_images == 1:
+        return init(jnp.zeros((*shape, 3)))
+    return jax.vmap(init)(jnp.zeros((num_images, *shape, 3)))
+
+
+def _named_leaves(state: State) -> dict[str, Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

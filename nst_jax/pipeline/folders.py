@@ -1,151 +1,182 @@
-"""Every content in every style, into a folder."""
+"""Each content in each style, into a folder."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from nst_jax import images
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.images import io as images
-from nst_jax.optimize.loop import Progress
-from nst_jax.pipeline.api import stylize_each
-from nst_jax.settings import Settings, changed
+from nst_jax.pipeline import checkpoint as checkpoints
+from nst_jax.pipeline.api import many_styles_job
+from nst_jax.pipeline.runner import Progress, run
+from nst_jax.settings import Settings, override
 
-__all__ = ["Pair", "pictures_in", "stylize_pairs"]
+__all__ = ["BatchItem", "list_images", "stylize_folder"]
 
-FORMATS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+CHECKPOINT_NAME: Final = ".nst_jax.checkpoint"
+READABLE_SUFFIXES: Final = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-class Pair(NamedTuple):
-    """What became of a content in a style."""
+class BatchItem(NamedTuple):
+    """What became of one content in one style."""
 
     content: Path
     style: Path
     out: Path
     error: Exception | None = None
-    """Why there is no picture; None if there is one."""
+    """Why there is no image; None if there is one."""
     skipped: bool = False
-    """Whether it was there before."""
+    """Whether the image was there before."""
 
 
-def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """Give the files themselves, and the pictures in the folders, by name.
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files themselves, and the images in the folders, by name.
 
     Raises:
-        InputError: a path that is not there, or a folder without pictures.
+        InputError: a path does not exist, or a folder has no images.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"{str(path)!r} does not exist; give pictures or folders of them")
+            raise InputError(f"{str(path)!r} does not exist; give images or folders of them")
         if not path.is_dir():
-            found.append(path)
+            files.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS)
+        inside = sorted(f for f in path.iterdir() if f.suffix.lower() in READABLE_SUFFIXES)
         if not inside:
-            raise InputError(f"the folder {str(path)!r} holds no pictures; put some there")
-        found += inside
-    return list(dict.fromkeys(found))
+            raise InputError(f"the folder {str(path)!r} has no images; put some there")
+        files += inside
+    return list(dict.fromkeys(files))
 
 
-def stylize_pairs(
+def stylize_folder(
     contents: Sequence[Path],
     styles: Sequence[Path],
     folder: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
     suffix: str = ".png",
-    batch: int | None = None,
+    batch_size: int | None = None,
     on_progress: Callable[[Progress], bool | None] | None = None,
-    **changes: Any,
-) -> Iterator[Pair]:
-    """Paint each content in each style, as ``folder/CONTENT-STYLE.png``, and tell of each.
+    **overrides: Any,
+) -> Iterator[BatchItem]:
+    """Stylize each content with each style, as ``folder/CONTENT-STYLE.png``.
 
-    A picture that is there already is left, so that a run can be taken up again. A file that
-    cannot be read or a loss that diverges costs its own pictures alone. The pictures of a content
-    run through one compiled program (`nst_jax.stylize_each`), as do contents of the same shape.
+    An image that exists already stays, so a run can be continued. A stopped run saves a checkpoint
+    in the folder, and the next run continues from it. A file that cannot be read and a loss that
+    diverges cost their own images only. The images of a content use one compiled loop
+    (`nst_jax.stylize_many`), and so do contents of the same shape.
 
     Args:
-        contents: picture files.
-        styles: picture files.
-        folder: where to write; made if it is not there.
+        contents: image files.
+        styles: image files.
+        folder: where to write; created if it does not exist.
         settings: see `Settings`.
-        suffix: of the files to write, which names their format.
-        batch: as for `nst_jax.stylize_each`.
-        on_progress: likewise; returning True ends the run without the pictures under way.
-        **changes: single settings by name, over ``settings``.
+        suffix: the suffix of the files, which decides their format.
+        batch_size: as in `nst_jax.stylize_many`.
+        on_progress: as in `nst_jax.stylize`; returning True stops the run.
+        **overrides: single settings by name, over ``settings``.
+
+    Yields:
+        `BatchItem`: one for each content and style, when it is decided what becomes of it.
 
     Raises:
-        InputError: two pairs would be one file, or the folder or format cannot be written.
+        InputError: two items would be one file, or the folder or format cannot be written.
     """
     folder = Path(folder)
-    settings = changed(settings, changes)
-    pairs = [
-        Pair(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
+    settings = override(settings, overrides)
+    items = [
+        BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
         for content in contents
         for style in styles
     ]
-    _check(pairs, folder)
-    broken = {}
+    _check_items(items, folder)
+    unreadable = {}
     for style in styles:
         try:
             images.read(style, name="style")
         except InputError as error:
-            broken[style] = error
-
-    wished = False
-
-    def told(now: Progress) -> bool:
-        nonlocal wished
-        wish = on_progress is not None and bool(on_progress(now))
-        wished = wished or wish
-        return wished
+            unreadable[style] = error
 
     for content in contents:
-        left = []
-        for pair in pairs:
-            if pair.content != content:
+        pending = []
+        for item in items:
+            if item.content != content:
                 continue
-            if pair.out.exists():
-                yield pair._replace(skipped=True)
-            elif pair.style in broken:
-                yield pair._replace(error=broken[pair.style])
+            if item.out.exists():
+                yield item._replace(skipped=True)
+            elif item.style in unreadable:
+                yield item._replace(error=unreadable[item.style])
             else:
-                left.append(pair)
-        size = batch
-        while left:
-            names = [pair.style for pair in left]
-            made = stylize_each(content, names, settings, batch=size, on_progress=told)
+                pending.append(item)
+        size = batch_size
+        while pending:
             try:
-                for result in made:
-                    if result.settings["stopped"]:
-                        return
-                    result.save(left[0].out)
-                    yield left.pop(0)
+                stopped = yield from _stylize_pending(pending, folder, settings, size, on_progress)
+                if stopped:
+                    return
             except DivergedError as error:
-                if isinstance(error.result, list):  # which of them it was is seen one by one
+                if len(error.results) > 1:  # One by one, to see which of them it was.
                     size = 1
                 else:
-                    yield left.pop(0)._replace(error=error)
+                    yield pending.pop(0)._replace(error=error)
             except InputError as error:
-                yield from (pair._replace(error=error) for pair in left)
+                yield from (item._replace(error=error) for item in pending)
                 break
 
 
-def _check(pairs: Sequence[Pair], folder: Path) -> None:
-    """Refuse what would fail at the end of the first picture, or overwrite another."""
-    makers: dict[Path, Pair] = {}
-    for pair in pairs:
-        other = makers.setdefault(pair.out, pair)
-        if other is not pair:
-            ours, theirs = (f"{p.content.name} with {p.style.name}" for p in (pair, other))
-            raise InputError(f"{ours} and {theirs} would both be {pair.out.name!r}; rename one")
-        for source in (pair.content, pair.style):
-            if pair.out.exists() and pair.out.samefile(source):
-                raise InputError(f"{str(source)!r} would be taken for a picture made; rename it")
+def _stylize_pending(
+    pending: list[BatchItem],
+    folder: Path,
+    settings: Settings,
+    batch_size: int | None,
+    on_progress: Callable[[Progress], bool | None] | None,
+) -> Generator[BatchItem, None, bool]:
+    """Stylize one content with several styles. Each item that is saved leaves ``pending`` and is
+    yielded. Returns whether the caller stopped the run."""
+    items = list(pending)
+    job = many_styles_job(items[0].content, [item.style for item in items], settings)
+    checkpoint = folder / CHECKPOINT_NAME
+    progresses = run(
+        job,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        resume=checkpoints.is_of(checkpoint, job),
+    )
+    with closing(progresses):
+        for progress in progresses:
+            stop = on_progress is not None and bool(on_progress(progress))
+            if progress.done:
+                batch = items[progress.index : progress.index + progress.batch_size]
+                for item, result in zip(batch, progress.results(), strict=True):
+                    result.save(item.out)
+                    pending.remove(item)
+                    yield item
+            if stop:
+                return True
+    return False
+
+
+def _check_items(items: Sequence[BatchItem], folder: Path) -> None:
+    """Refuse what would fail after the first image, or overwrite another file."""
+    claimed_by: dict[Path, BatchItem] = {}
+    for item in items:
+        other = claimed_by.setdefault(item.out, item)
+        if other is not item:
+            both = (f"{i.content.name} with {i.style.name}" for i in (item, other))
+            raise InputError(
+                f"{' and '.join(both)} would both be written to {item.out.name!r}; rename one"
+            )
+        for source in (item.content, item.style):
+            if item.out.exists() and item.out.samefile(source):
+                raise InputError(f"{str(source)!r} has the name of an output; rename it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the folder {str(folder)!r} cannot be made: {error.strerror}") from error
-    if pairs:
-        images.check_output(pairs[0].out)
+        raise InputError(
+            f"the folder {str(folder)!r} cannot be created: {error.strerror}"
+        ) from error
+    if items:
+        images.check_output_path(items[0].out)

@@ -1,13 +1,13 @@
-"""What a job reads and decides before anything is computed."""
+"""A job: everything that is read and decided before the optimization starts."""
 
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,163 +15,193 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
+from nst_jax import images
 from nst_jax.errors import InputError
-from nst_jax.images import color as colors
-from nst_jax.images import io as images
-from nst_jax.images import masks
-from nst_jax.images.io import ImageSource
-from nst_jax.losses.objective import LossWeights
-from nst_jax.models.prepare import prepare_params
-from nst_jax.models.weights import load as weight_files
-from nst_jax.optimize.loop import has_line_search
-from nst_jax.optimize.multiscale import Scale, shapes
-from nst_jax.pipeline.memory import parse_bytes
-from nst_jax.settings import STEPS, Settings
+from nst_jax.images import ImageData, ImageSource, color
+from nst_jax.losses import Gram, LossWeights, StyleStatistic
+from nst_jax.losses.objective import normalize_weights
+from nst_jax.models import prepare_params
+from nst_jax.models import weights as weight_files
+from nst_jax.models.vgg import Params
+from nst_jax.optimize import Optimizer, has_line_search
+from nst_jax.pipeline.levels import PyramidLevel, plan_levels
+from nst_jax.settings import Settings, parse_bytes
 
-__all__ = [
-    "Job",
-    "as_list",
-    "average_of",
-    "name_of",
-    "optimizer_of",
-    "prepare",
-    "record",
-    "shrunk",
-    "style_sizes",
-]
+__all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
 
-DEFAULT_LR: Final = 0.01
+DEFAULT_LEARNING_RATE: Final = 0.01
+DEFAULT_EMA_DECAY: Final = 0.9
 LBFGS_MEMORY: Final = 10
-DEFAULT_AVERAGE: Final = 0.9
 
 
-class Job(NamedTuple):
-    """All that is read and decided before anything is computed. Pictures are float32 RGB."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What `nst_jax.run` computes: one image a mix of styles, all from one content.
+
+    Images are float32 RGB in [0, 1] at the output's size.
+
+    Attributes:
+        settings: the settings.
+        mixes: the weight of each style, summing to 1, for each image.
+        style_names: the name of each style.
+        levels: from coarse to fine; the last has the output's size.
+        content: the content in its own colors, or None.
+        content_target: the content as the loss compares it (gray for the color mode luminance), or
+            None if it does not count.
+        alpha: the content's alpha, or None if it is opaque.
+        styles: the style images, no larger than the output needs them.
+        masks: where each style applies, or None.
+        init_image: the image to start from, at the first level's size.
+        params: the network's parameters, prepared for the device.
+        loss_weights: the weights of the loss.
+        statistic: the style statistic.
+        optimizer: the Optax transformation.
+        ema_decay: the decay of the EMA of the iterates.
+        memory_limit: bytes that the computation may use; None for the free memory.
+        metadata: everything that decides the images, as JSON values.
+        start_time: ``time.perf_counter()`` when the job was prepared.
+    """
 
     settings: Settings
-    content: ImageSource | None
-    styles: Sequence[ImageSource]
-    scales: list[Scale]
-    """From coarse to fine; the last has the output's size."""
-    goal: Float32[np.ndarray, "h w 3"] | None
-    """The content at the output's size, where it counts."""
+    mixes: tuple[tuple[float, ...], ...]
+    style_names: tuple[str, ...]
+    levels: list[PyramidLevel]
+    content: Float32[np.ndarray, "h w 3"] | None
+    content_target: Float32[np.ndarray, "h w 3"] | None
     alpha: Float32[np.ndarray, "h w"] | None
-    photo: Float32[np.ndarray, "h w 3"] | None
-    """The content in its own colours, which `goal` may not have."""
-    style_pixels: list[Float32[np.ndarray, "_ _ 3"]]
-    """As large as they are used at the output's size."""
-    regions: Float32[np.ndarray, "r h w"] | None
-    """Where each style paints, if not everywhere."""
-    start: Float[Array, "h0 w0 3"]
-    """At the first scale."""
-    weights: dict[str, str]
-    """Which these are: their part of `record`."""
-    params: dict[str, dict[str, Any]]
+    styles: list[Float32[np.ndarray, "_ _ 3"]]
+    masks: Float32[np.ndarray, "r h w"] | None
+    init_image: Float[Array, "h0 w0 3"]
+    params: Params
     loss_weights: LossWeights
-    memory: int | None
-    """How many bytes it may take; None for what is free."""
-    begun: float
+    statistic: StyleStatistic
+    optimizer: Optimizer
+    ema_decay: float
+    memory_limit: int | None
+    metadata: dict[str, Any]
+    start_time: float
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of one image through all levels."""
+        return sum(level.steps for level in self.levels)
 
 
-def prepare(content: ImageSource | None, styles: Sequence[ImageSource], settings: Settings) -> Job:
-    """Read a job's pictures and weights.
+def prepare_job(
+    content: ImageSource | None,
+    styles: Sequence[ImageSource],
+    settings: Settings | None = None,
+    *,
+    mixes: Sequence[Sequence[float]] | None = None,
+) -> Job:
+    """Read a job's images and weights and decide everything else.
+
+    Args:
+        content: a path, PIL image or array; None for a texture.
+        styles: a path, PIL image or array each.
+        settings: see `Settings`.
+        mixes: the weight of each style, for each image to be made; None for one image with the
+            settings' ``style_weights``.
 
     Raises:
-        InputError: a file or a setting that the job cannot be done with.
+        InputError: a file or a setting that the job cannot use.
     """
-    begun = time.perf_counter()
-    picture = None if content is None else images.read(content, name="content")
-    shape = _output_shape(picture, settings)
-    scales = _scales(settings, shape)
-    with_content = picture is not None and settings.content_weight > 0
-    with_style = settings.style_weight > 0
-    if with_style and not styles:
-        raise InputError("no style image was given; give at least one, or a style weight of 0")
-    style_pixels = []
-    if with_style:
-        for style, longest in zip(styles, style_sizes(settings, styles, shape), strict=True):
-            style_pixels.append(shrunk(images.read(style, name="style").pixels, longest))
-    regions = _regions(settings, picture, len(style_pixels), shape)
-    goal = None if picture is None else images.resize(picture.pixels, shape)
-    alpha = None if picture is None else picture.alpha
-    alpha = None if alpha is None else images.resize(alpha, shape)
-    photo = goal
-    if goal is not None:
-        goal, style_pixels = colors.recolored(settings.color, goal, alpha, style_pixels)
-    start = _start(settings, goal, scales[0].shape)
-    content_layers = settings.content_layers if with_content else {}
-    style_layers = settings.style_layers if with_style else {}
-    loaded = (
-        settings.weights
-        if isinstance(settings.weights, weight_files.Weights)
-        else weight_files.resolve(settings.model, settings.weights)
-    )
-    return Job(
-        settings,
-        content,
-        styles,
-        scales,
-        goal if with_content else None,
-        alpha,
-        photo,
-        style_pixels,
-        regions,
-        start,
-        {
-            "model": loaded.model,
-            "weights": loaded.path.name,
-            "weights_sha256": loaded.sha256,
-            "weights_source": loaded.source,
-        },
-        prepare_params(loaded.params, settings.dtype, [*content_layers, *style_layers]),
-        LossWeights(
+    start_time = time.perf_counter()
+    settings = settings or Settings()
+    content_data = None if content is None else images.read(content, name="content")
+    shape = _output_shape(content_data, settings)
+    levels = plan_levels(settings, shape)
+    use_content = content_data is not None and settings.content_weight > 0
+    use_style = settings.style_weight > 0
+    if use_style and not styles:
+        raise InputError("there is no style image; give at least one, or a style_weight of 0")
+    style_images = []
+    if use_style:
+        for style, size in zip(styles, style_sizes(settings, len(styles), shape), strict=True):
+            style_images.append(downscale(images.read(style, name="style").pixels, size))
+    if mixes is None:
+        mixes = [normalize_weights(len(style_images), settings.style_weights)]
+    masks = _read_masks(settings, content_data, len(style_images), shape)
+    own_colors = alpha = None
+    if content_data is not None:
+        own_colors = images.resize(content_data.pixels, shape)
+        if content_data.alpha is not None:
+            alpha = images.resize(content_data.alpha, shape)
+    target = own_colors
+    if target is not None:
+        target, style_images = color.apply_color_mode(
+            settings.color_mode, target, alpha, style_images
+        )
+    init_image = _init_image(settings, target, levels[0].shape)
+    content_layers = settings.content_layers if use_content else {}
+    style_layers = settings.style_layers if use_style else {}
+    weights = settings.weights
+    if not isinstance(weights, weight_files.Weights):
+        weights = weight_files.load_pretrained(settings.model, weights)
+    params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    optimizer = settings.optimizer
+    if isinstance(optimizer, str):
+        optimizer = _named_optimizer(optimizer, settings.learning_rate)
+    ema_decay = settings.ema_decay
+    if ema_decay is None:
+        ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
+    job = Job(
+        settings=settings,
+        mixes=tuple(tuple(mix) for mix in mixes),
+        style_names=tuple(source_name(style) for style in styles),
+        levels=levels,
+        content=own_colors,
+        content_target=target if use_content else None,
+        alpha=alpha,
+        styles=style_images,
+        masks=masks,
+        init_image=init_image,
+        params=params,
+        loss_weights=LossWeights(
             settings.content_weight,
             settings.style_weight,
-            settings.tv,
+            settings.tv_weight,
             content_layers,
             style_layers,
         ),
-        None if settings.memory is None else parse_bytes(settings.memory),
-        begun,
+        statistic=Gram(settings.normalization),
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
+        metadata={},
+        start_time=start_time,
     )
+    job.metadata.update(_metadata(job, content, weights))
+    return job
 
 
-def optimizer_of(settings: Settings) -> optax.GradientTransformation:
-    """Give the transformation that the settings name or hold."""
-    if isinstance(settings.optimizer, str):
-        return _named_optimizer(settings.optimizer, settings.lr)
-    return settings.optimizer
-
-
-def average_of(settings: Settings) -> float:
-    """Give the decay of the average of iterates."""
-    if settings.average is not None:
-        return settings.average
-    return 0.0 if has_line_search(optimizer_of(settings)) else DEFAULT_AVERAGE
-
-
-def record(job: Job) -> dict[str, Any]:
-    """Tell everything that decides the picture, as JSON values; files by name, without folders."""
+def _metadata(
+    job: Job, content: ImageSource | None, weights: weight_files.Weights
+) -> dict[str, Any]:
+    """Return everything that decides the images as JSON values; files by name, without folders."""
     settings = job.settings
     values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    lists = {name: list(v) for name, v in values.items() if isinstance(v, tuple)}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     return (
         values
         | lists
-        | job.weights
         | {
             "version": version("nst-jax"),
-            "content": None if job.content is None else name_of(job.content),
-            "styles": [name_of(style) for style in job.styles],
-            "init": name_of(settings.init),
-            "masks": [name_of(mask) for mask in as_list(settings.masks)],
+            "content": None if content is None else source_name(content),
+            "styles": list(job.style_names),
+            "init": source_name(settings.init),
+            "masks": [source_name(mask) for mask in as_list(settings.masks)],
             "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
-            "average": average_of(settings),
+            "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
-            "scales": [max(scale.shape) for scale in job.scales],
-            "steps": [scale.steps for scale in job.scales],
-            "steps_wanted": sum(scale.steps for scale in job.scales),
+            "levels": [max(level.shape) for level in job.levels],
+            "steps": [level.steps for level in job.levels],
+            "num_steps": job.num_steps,
+            "model": weights.model,
+            "weights": weights.path.name,
+            "weights_sha256": weights.sha256,
+            "weights_source": weights.source,
             "dtype": job.params["conv1_1"]["kernel"].dtype.name,
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
@@ -180,95 +210,82 @@ def record(job: Job) -> dict[str, Any]:
 
 
 def as_list(sources: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
-    """Give one picture, or several, or none, as a list."""
+    """Return one image, several or none as a list."""
     if sources is None:
         return []
-    return cast(
-        list[ImageSource], list(sources) if isinstance(sources, list | tuple) else [sources]
-    )
+    several = list(sources) if isinstance(sources, list | tuple) else [sources]
+    return cast(list[ImageSource], several)
 
 
-def name_of(source: ImageSource) -> str:
-    """Name a picture: its file without the folder, or its type."""
+def source_name(source: ImageSource) -> str:
+    """Return the name of an image: its file without the folder, or its type."""
     if isinstance(source, str | os.PathLike):
         return Path(source).name
     return f"<{type(source).__name__}>"
 
 
-def _output_shape(picture: images.Picture | None, settings: Settings) -> tuple[int, int]:
-    if picture is None:
-        if settings.size is None:
-            raise InputError("a texture has no size of its own; give size in pixels")
-        return settings.size, settings.size
-    if settings.size is None:
-        height, width = picture.pixels.shape[:2]
-        return height, width
-    return images.fit(picture.pixels.shape, settings.size)
-
-
-def _regions(
-    settings: Settings, picture: images.Picture | None, styles: int, shape: tuple[int, int]
-) -> Float32[np.ndarray, "r h w"] | None:
-    if settings.masks is None or styles == 0:
-        return None
-    if picture is None:
-        raise InputError("masks are regions of a content; a texture has none")
-    height, width = picture.pixels.shape[:2]
-    regions = masks.read(settings.masks, styles, (height, width), colors=settings.mask_colors)
-    return np.stack([images.resize(region, shape) for region in regions])
-
-
-def _scales(settings: Settings, shape: tuple[int, int]) -> list[Scale]:
-    sizes = shapes(shape, settings.min_scale)
-    if settings.steps is None:
-        steps = STEPS[: len(sizes)]
-    else:
-        steps = settings.steps if isinstance(settings.steps, tuple) else (settings.steps,)
-    if len(steps) > len(sizes):
-        sides = ", ".join(str(max(size)) for size in sizes)
-        raise InputError(f"{len(steps)} numbers of steps for {len(sizes)} scales ({sides} pixels)")
-    steps += steps[-1:] * (len(sizes) - len(steps))
-    return [Scale(*pair) for pair in zip(sizes, steps, strict=True)]
-
-
-def style_sizes(
-    settings: Settings, styles: Sequence[ImageSource], shape: tuple[int, int]
-) -> list[int]:
-    """Give the longest side of each style for a picture of this shape.
+def style_sizes(settings: Settings, num_styles: int, shape: tuple[int, int]) -> list[int]:
+    """Return the longest side of each style for an image of this (h, w).
 
     Raises:
-        InputError: there is not one style scale for each.
+        InputError: there is not one style scale a style.
     """
-    scales = settings.style_scales or (1.0,) * len(styles)
-    if len(scales) != len(styles):
-        raise InputError(f"{len(scales)} style scales for {len(styles)} styles; give one each")
+    scales = settings.style_scales or (1.0,) * num_styles
+    if len(scales) != num_styles:
+        raise InputError(f"{len(scales)} style scales for {num_styles} styles; give one each")
     return [max(1, round(max(shape) * scale)) for scale in scales]
 
 
-def shrunk(pixels: Float32[np.ndarray, "_ _ 3"], longest: int) -> Float32[np.ndarray, "_ _ 3"]:
-    """Scale down to a longest side; a smaller picture stays, as enlarging blurs its texture."""
-    if max(pixels.shape[:2]) <= longest:
+def downscale(pixels: Float32[np.ndarray, "_ _ 3"], size: int) -> Float32[np.ndarray, "_ _ 3"]:
+    """Scale down to a longest side. A smaller image stays, as enlarging blurs its texture."""
+    if max(pixels.shape[:2]) <= size:
         return pixels
-    return images.resize(pixels, images.fit(pixels.shape, longest))
+    return images.resize(pixels, images.fit_longest_side(pixels.shape, size))
 
 
-def _start(
+def _output_shape(content: ImageData | None, settings: Settings) -> tuple[int, int]:
+    if content is None:
+        if settings.size is None:
+            raise InputError("a texture has no size of its own; give a size in pixels")
+        return settings.size, settings.size
+    height, width = content.pixels.shape[:2]
+    if settings.size is None:
+        return height, width
+    return images.fit_longest_side((height, width), settings.size)
+
+
+def _read_masks(
+    settings: Settings, content: ImageData | None, num_styles: int, shape: tuple[int, int]
+) -> Float32[np.ndarray, "r h w"] | None:
+    if settings.masks is None or num_styles == 0:
+        return None
+    if content is None:
+        raise InputError("masks divide a content and a texture has none; leave them out")
+    height, width = content.pixels.shape[:2]
+    masks = images.read_masks(
+        settings.masks, num_styles, (height, width), colors=settings.mask_colors
+    )
+    return np.stack([images.resize(mask, shape) for mask in masks])
+
+
+def _init_image(
     settings: Settings, content: Float32[np.ndarray, "h w 3"] | None, shape: tuple[int, int]
 ) -> Float[Array, "h0 w0 3"]:
-    if isinstance(settings.init, str) and settings.init == "content":
+    name = settings.init if isinstance(settings.init, str) else None
+    if name == "content":
         if content is None:
             raise InputError("init is 'content' but there is no content; choose noise or gray")
         return jnp.asarray(images.resize(content, shape))
-    if isinstance(settings.init, str) and settings.init == "noise":
+    if name == "noise":
         return jax.random.uniform(jax.random.key(settings.seed), (*shape, 3))
-    if isinstance(settings.init, str) and settings.init == "gray":
+    if name == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
 
 
-@cache  # the same object again means no new compilation
-def _named_optimizer(name: str, lr: float | None) -> optax.GradientTransformation:
+@cache  # The loop is compiled once for each optimizer object.
+def _named_optimizer(name: str, learning_rate: float | None) -> optax.GradientTransformation:
     if name == "adam":
-        # Gradients shrink as a picture grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
-        return optax.adam(lr or DEFAULT_LR, b1=0.9, b2=0.99, eps=1e-12)
+        # Gradients shrink as an image grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
+        return optax.adam(learning_rate or DEFAULT_LEARNING_RATE, b1=0.9, b2=0.99, eps=1e-12)
     return optax.lbfgs(memory_size=LBFGS_MEMORY)

@@ -1,13 +1,15 @@
-"""Painting: a job's pictures through its scales."""
+"""The one loop of the pipeline: a job's images through its levels, as an iterator of `Progress`.
+
+A consumer reads each `Progress` and stops with ``break``: a progress bar, previews, a metrics log
+and the checkpoint are consumers of the same iterator, for one image and for many alike.
+"""
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final
 
 import jax
@@ -15,306 +17,341 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from nst_jax.errors import DivergedError, InputError, TooLargeError
-from nst_jax.images import color as colors
-from nst_jax.images import io as images
-from nst_jax.losses.objective import Targets, loss
-from nst_jax.models.weights.validation import Params
-from nst_jax.optimize.loop import (
+from nst_jax import images
+from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+from nst_jax.losses import Targets, loss
+from nst_jax.models.vgg import Params
+from nst_jax.optimize import (
+    Chunk,
     History,
-    OnProgress,
-    Outcome,
-    Progress,
-    has_line_search,
-    minimise,
-    minimise_each,
+    Level,
+    State,
+    concatenate_history,
+    current_image,
+    optimize_multiscale,
+    select_image,
 )
-from nst_jax.optimize.multiscale import Climb, Where, climb
-from nst_jax.pipeline import checkpoint
-from nst_jax.pipeline.job import Job, average_of, name_of, optimizer_of, record
-from nst_jax.pipeline.memory import used_bytes
-from nst_jax.pipeline.plan import Plan, ahead, choose, fits, loss_of
-from nst_jax.pipeline.result import Result
-from nst_jax.pipeline.targets import targets_at
-from nst_jax.pipeline.threads import in_threads
+from nst_jax.pipeline import checkpoint as checkpoints
+from nst_jax.pipeline.job import Job
+from nst_jax.pipeline.memory import compile_within_limit
+from nst_jax.pipeline.planning import (
+    check_state_fits,
+    choose_batch_size,
+    choose_tile,
+    loss_fn,
+)
+from nst_jax.pipeline.result import Result, postprocess, style_metadata
+from nst_jax.pipeline.targets import (
+    LevelInputs,
+    LevelTargets,
+    compute_targets,
+    level_inputs,
+    mix_targets,
+)
 
-__all__ = ["paint", "paint_each"]
+__all__ = ["Progress", "run"]
 
 log = logging.getLogger("nst_jax")
 
 CHECKPOINT_SECONDS: Final = 120.0
-"""A job that is cut off has lost at most about so much."""
-
-_SharedAndOwn = tuple[Targets, list[dict[str, Float32[Array, "n n"]]]]
-"""The content's targets, and each picture's Gram matrices."""
-
-ABREAST: Final = 2
-"""Pictures at a time on a CPU: two keep two cores busy (98 % of the time, one 85 to 93 %), and more
-were not tried on more cores."""
+"""A job that is killed loses at most about this much."""
 
 
-def paint(
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """A job after a chunk of steps, about every two seconds.
+
+    The next chunk reuses the memory of the state. Read ``image`` and `results` before you continue
+    the iteration.
+
+    Attributes:
+        index: the index of the image among the job's images; of a batch, of its first image.
+        batch_size: the number of images that run in one batch.
+        num_images: the number of images of the whole job.
+        step: the number of steps taken for this image, over all levels.
+        num_steps: the number of steps that the image takes over all levels.
+        level: the index of the pyramid's level.
+        shape: (h, w) of the image at this level.
+        metrics: the metrics of this chunk's steps (`nst_jax.optimize.History`), and ``size``, the
+            longest side of the image. For a batch the losses are ``(n, k)``.
+        seconds: wall-clock time since the first step of this image, without compilation.
+        done: whether the image is finished.
+        state: the state of the optimization.
+    """
+
+    index: int
+    batch_size: int
+    num_images: int
+    step: int
+    num_steps: int
+    level: int
+    shape: tuple[int, int]
+    metrics: History
+    seconds: float
+    done: bool
+    state: State
+    _batch: "_Batch"
+
+    @cached_property
+    def image(self) -> Float32[np.ndarray, "*k h w 3"]:
+        """The current image, or the images of a batch, as a `Result` would hold it."""
+        batch = self._batch
+        return batch.postprocess(np.asarray(current_image(self.state, batch.job.ema_decay)))
+
+    @property
+    def history(self) -> History:
+        """The metrics of all steps of this image."""
+        return concatenate_history(self._batch.metrics)
+
+    def results(self) -> list[Result]:
+        """Return the image, or each image of a batch, as it is now."""
+        return self._batch.results(self.image, stopped=not self.done)
+
+    def __repr__(self) -> str:
+        """Return a short text without arrays."""
+        return (
+            f"Progress(image {self.index + 1} of {self.num_images}, step {self.step} of "
+            f"{self.num_steps}, {self.shape[1]}x{self.shape[0]})"
+        )
+
+
+def run(
     job: Job,
-    on_progress: OnProgress | None,
-    every: int | None,
     *,
-    kept_at: Path | None = None,
+    batch_size: int | None = None,
+    callback_every: int | None = None,
+    checkpoint: Path | None = None,
     resume: bool = False,
-) -> Result:
-    """Paint the one picture of a job, of all its styles blended.
+) -> Generator[Progress, None, None]:
+    """Compute a job's images, chunk by chunk; the caller owns the loop.
+
+    The content's features and each style's statistics are computed once a level for all images.
+    Images run in a vmapped batch on GPUs and TPUs, as many as fit into the memory, and one after
+    another on CPUs and with a line search, where a batch is slower. A level that does not fit into
+    the memory runs tile by tile.
 
     Args:
-        job: the job.
-        on_progress: as of `nst_jax.stylize`.
-        every: likewise.
-        kept_at: where the state is kept every two minutes and when the callback stops the job.
-        resume: go on from what is kept there.
+        job: from `prepare_job`.
+        batch_size: how many images run in one batch; None for the fastest way.
+        callback_every: also yield at multiples of this many steps.
+        checkpoint: a file that holds the state. It is written every two minutes, after each image
+            of several, and when the caller stops the iteration; it is removed at the end.
+        resume: continue from that file, with the image that it holds. On the same machine the
+            images are bit for bit those of an uninterrupted run.
 
     Raises:
-        InputError, DivergedError: as of `nst_jax.stylize`.
+        InputError: the checkpoint cannot be read or belongs to another job; an option is out of
+            range; a line search meets a batch size above 1.
+        MemoryLimitError: a level does not fit into the memory even in small tiles.
+        DivergedError: the loss is not finite; ``results`` holds the last finite images.
     """
-
-    begun = time.perf_counter()
-    plan = choose(job, len(job.scales) - 1)
-    preparing = time.perf_counter() - begun
-    _tell(job, plan)
-
-    def descend(scale: int, start: Any, **options: Any) -> list[Outcome]:
-        nonlocal preparing
-        tile = None if plan.tile is None else choose(job, scale).tile
-        styles = range(len(job.style_pixels))
-        shares = job.settings.style_weights if styles else None
-        with ahead(job, scale, tile):
-            targets = targets_at(job, scale, styles, shares, with_content=True, tile=tile)
-            begun = time.perf_counter()
-        preparing += time.perf_counter() - begun
-        args = (job.params, targets, job.loss_weights)
-        return [minimise(loss_of(tile), start, args, every=every, **options)]
-
-    start = checkpoint.load(kept_at, job) if kept_at is not None and resume else job.start
-    told = _teller(job, on_progress, kept_at)
-    programs = 2 * len(job.scales)  # one makes the targets, one descends
-    own = {"programs": programs, "tile": plan.tile, "planned_bytes": plan.needed}
-    (result,) = _climb(job, descend, start, told, [own])
-    if "compile_seconds" in result.settings:
-        compiling = result.settings["compile_seconds"] + preparing
-        result.settings["compile_seconds"] = round(compiling, 3)
-    if kept_at is not None and not result.settings["stopped"]:
-        with suppress(OSError):  # none was written, or it is not ours to remove
-            kept_at.unlink()
-    return result
-
-
-def _tell(job: Job, plan: Plan) -> None:
-    """Say before the start what the job will take."""
-    height, width = job.scales[-1].shape
-    way = "" if plan.tile is None else f", in tiles of up to {plan.tile} pixels"
-    if plan.needed is not None:
-        size = (used_bytes() + plan.needed) / 2**30
-        log.info("%dx%d pixels need about %.2g GiB of memory%s", width, height, size, way)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give a whole number from 1 up")
+    saved = None
+    if resume:
+        if checkpoint is None:
+            raise InputError("resume needs a checkpoint; give its path")
+        saved = checkpoints.load(checkpoint, job)
+    check_state_fits(job)
+    batches = _run_batches(job, batch_size, callback_every, saved)
+    if checkpoint is None:
+        yield from batches
+        return
+    progress = None
+    saved_at = time.monotonic()
+    try:
+        for progress in batches:
+            yield progress
+            more_images = progress.index + progress.batch_size < progress.num_images
+            is_due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            if is_due or (progress.done and more_images):
+                _save_checkpoint(checkpoint, job, progress)
+                saved_at = time.monotonic()
+    except GeneratorExit:  # The caller stopped; the state is that of the last progress.
+        assert progress is not None
+        finished = progress.done and progress.index + progress.batch_size >= progress.num_images
+        if not finished:
+            _save_checkpoint(checkpoint, job, progress)
+            raise
+    checkpoints.remove(checkpoint)
 
 
-def paint_each(
+def _save_checkpoint(path: Path, job: Job, progress: Progress) -> None:
+    mixes = job.mixes[progress.index : progress.index + progress.batch_size]
+    state = checkpoints.Checkpoint(
+        progress.index, len(mixes), progress.level, progress.state, progress.history
+    )
+    try:
+        checkpoints.save(path, job, state)
+    except InputError as error:  # No reason to lose the image.
+        log.warning("%s", error)
+
+
+def _run_batches(
     job: Job,
-    blends: Sequence[Sequence[float]],
-    batch: int | None,
-    on_progress: OnProgress | None,
-    every: int | None,
-) -> Iterator[Result]:
-    """Paint a picture of each of several blends of the job's styles.
-
-    The content's targets and each style's Gram matrices are made once, and all pictures run
-    through one program a scale: side by side in a vmapped loop; on CPUs, where that loop is slower
-    than its pictures one by one, two at a time in threads; elsewhere one after another with a line
-    search.
-
-    Args:
-        job: the job.
-        blends: what each style counts, summing to 1, for each picture.
-        batch: how many share a vmapped loop; None for what is fastest, as far as it fits.
-        on_progress: as of `nst_jax.stylize_each`.
-        every: likewise.
-
-    Raises:
-        InputError, DivergedError: as of `nst_jax.stylize_each`.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    one_by_one = on_cpu or has_line_search(optimizer_of(job.settings))
-    size = batch or (1 if one_by_one else len(blends))
-    content_at = cache(partial(targets_at, job, styles=(), with_content=True))
-
-    @cache
-    def grams_at(scale: int, style: int) -> dict[str, Float32[Array, "n n"]]:
-        return targets_at(job, scale, [style], with_content=False).style
-
-    def blend_at(scale: int, shares: Sequence[float]) -> dict[str, Float32[Array, "n n"]]:
-        counting = [(i, share) for i, share in enumerate(shares) if share and job.style_pixels]
-        parts = [
-            {tap: share * gram for tap, gram in grams_at(scale, i).items()} for i, share in counting
-        ]
-        return jax.tree.map(lambda *grams: sum(grams[1:], grams[0]), *parts) if parts else {}
-
-    making = Lock()
-
-    def targets(scale: int, group: Sequence[Sequence[float]]) -> _SharedAndOwn:
-        with making:
-            return content_at(scale), [blend_at(scale, shares) for shares in group]
-
-    def paint_one(i: int, told: OnProgress) -> Result:
-        (result,) = _paint_group(job, blends[i : i + 1], i, 1, targets, told, every)
-        return result
-
-    done = 0
-    if batch is None and on_cpu and len(blends) > 1 and fits(job, len(job.scales) - 1, ABREAST):
+    batch_size: int | None,
+    callback_every: int | None,
+    saved: checkpoints.Checkpoint | None,
+) -> Iterator[Progress]:
+    index = 0 if saved is None else saved.index
+    size = batch_size or choose_batch_size(job)
+    shared_targets: dict[int, LevelTargets] = {}
+    while index < len(job.mixes):
+        count = size if saved is None else saved.num_images
+        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets)
         try:
-            for result in in_threads(paint_one, len(blends), ABREAST, on_progress):
-                yield result
-                done += 1
-        except TooLargeError:  # since then less has been free
-            log.info("there is memory for one picture at a time only")
-    while done < len(blends):
-        group = blends[done : done + size]
-        try:
-            yield from _paint_group(job, group, done, size, targets, on_progress, every)
-        except TooLargeError:
-            if batch is not None or size == 1:
+            yield from batch.run(callback_every, saved)
+        except MemoryLimitError:
+            if batch_size is not None or len(batch.mixes) == 1:
                 raise
-            size = (size + 1) // 2
+            size = (len(batch.mixes) + 1) // 2
         else:
-            done += len(group)
+            index += len(batch.mixes)
+            saved = None
 
 
-def _paint_group(
-    job: Job,
-    group: Sequence[Sequence[float]],
-    first: int,
-    size: int,
-    targets: Callable[[int, Sequence[Sequence[float]]], _SharedAndOwn],
-    on_progress: OnProgress | None,
-    every: int | None,
-) -> list[Result]:
-    """Paint some pictures side by side, of which one is the first; a last group that is short is
-    filled up, so that it needs no program of its own."""
-    full = [*group, *[group[-1]] * (size - len(group))]
+class _Batch:
+    """Images of a job that run together: one, or several in a vmapped loop."""
 
-    def descend(scale: int, start: Any, **options: Any) -> list[Outcome]:
-        shared, own = targets(scale, full)
-        if size == 1:
-            args = (job.params, replace(shared, style=own[0]), job.loss_weights)
-            return [minimise(loss, start, args, every=every, **options)]
-        each = jax.tree.map(lambda *grams: jnp.stack(grams), *own)
-        args = (job.params, shared, job.loss_weights)
-        return minimise_each(_loss_of_style, start, each, args, every=every, **options)
+    def __init__(
+        self,
+        job: Job,
+        index: int,
+        mixes: Sequence[Sequence[float]],
+        shared_targets: dict[int, LevelTargets],
+    ) -> None:
+        self.job = job
+        self.index = index
+        self.mixes = mixes
+        self.shared_targets = shared_targets
+        self.metrics: list[History] = []
+        self.planning_seconds = 0.0
+        self.inputs: LevelInputs
+        self.tile: int | None = None
+        self.chunk: Chunk | None = None
 
-    start = job.start if size == 1 else jnp.stack([job.start] * size)
-    named = [_named(job, shares) for shares in group]
-    return _climb(job, descend, start, _teller(job, on_progress, None, first), named)
+    def run(
+        self, callback_every: int | None, saved: checkpoints.Checkpoint | None
+    ) -> Iterator[Progress]:
+        """Optimize through all levels, or through the rest of them after a checkpoint."""
+        job = self.job
+        if saved is not None:
+            first_level, start = saved.level, saved.state
+            self.metrics = [saved.history]
+        else:
+            first_level, start = 0, job.init_image
+            if len(self.mixes) > 1:
+                start = jnp.stack([start] * len(self.mixes))
+        chunks = optimize_multiscale(
+            self.levels(first_level),
+            start,
+            optimizer=job.optimizer,
+            ema_decay=job.ema_decay,
+            first_level=first_level,
+            callback_every=callback_every,
+            compile_fn=partial(compile_within_limit, limit=job.memory_limit),
+        )
+        try:
+            for chunk in chunks:
+                self.chunk = chunk
+                yield self.progress(chunk)
+        except DivergedError as error:
+            error.history = concatenate_history(self.metrics)
+            error.image = self.postprocess(np.asarray(error.image))
+            error.results = self.results(error.image, stopped=True)
+            raise
+
+    def levels(self, first_level: int) -> Iterator[Level]:
+        """Yield the optimization problem of each level, computed when it is reached."""
+        job = self.job
+        for i in range(first_level, len(job.levels)):
+            start_time = time.perf_counter()
+            self.inputs = level_inputs(job, i)
+            self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
+            self.planning_seconds += time.perf_counter() - start_time
+            level_targets = self.shared_targets.get(i)
+            if level_targets is None:
+                level_targets = compute_targets(job, self.inputs, self.tile)
+                if len(job.mixes) > len(self.mixes):
+                    self.shared_targets[i] = level_targets
+            targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
+            if len(targets) == 1:
+                args = (job.params, targets[0], job.loss_weights)
+                yield Level(*job.levels[i], loss_fn(self.tile), args)
+            else:
+                styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
+                args = (job.params, replace(targets[0], style={}), job.loss_weights)
+                yield Level(*job.levels[i], _loss_with_style, args, styles)
+
+    def progress(self, chunk: Chunk) -> Progress:
+        """Record a chunk's metrics and describe where the images are."""
+        job = self.job
+        level = job.levels[chunk.level]
+        metrics = dict(chunk.metrics)
+        if metrics:
+            metrics["size"] = np.full(len(metrics["step"]), max(level.shape))
+            self.metrics.append(metrics)
+        level_done = chunk.converged or int(np.ravel(chunk.state.ema_count)[0]) == level.steps
+        return Progress(
+            index=self.index,
+            batch_size=len(self.mixes),
+            num_images=len(job.mixes),
+            step=int(np.ravel(chunk.state.step)[0]),
+            num_steps=job.num_steps,
+            level=chunk.level,
+            shape=level.shape,
+            metrics=metrics,
+            seconds=chunk.seconds,
+            done=level_done and chunk.level == len(job.levels) - 1,
+            state=chunk.state,
+            _batch=self,
+        )
+
+    def postprocess(self, image: Float32[np.ndarray, "*k h w 3"]) -> np.ndarray:
+        """Postprocess images of the current level's size."""
+        return postprocess(self.job, self.inputs, image)
+
+    def results(self, image: np.ndarray, *, stopped: bool) -> list[Result]:
+        """Return a result for each image."""
+        job, chunk = self.job, self.chunk
+        height, width = image.shape[-3:-1]
+        alpha = None if job.alpha is None else images.resize(job.alpha, (height, width))
+        history = concatenate_history(self.metrics)
+        timing = {}
+        if chunk is not None:
+            timing = {
+                "seconds": round(time.perf_counter() - job.start_time, 3),
+                "compile_seconds": round(chunk.compile_seconds + self.planning_seconds, 3),
+                "steps_seconds": round(chunk.seconds, 3),
+            }
+        return [
+            Result(
+                pixels,
+                alpha,
+                select_image(history, i),
+                {
+                    **job.metadata,
+                    **style_metadata(job, mix),
+                    "width": width,
+                    "height": height,
+                    "steps_done": len(history.get("step", ())),
+                    "converged": chunk is not None and chunk.converged,
+                    "stopped": stopped,
+                    "tile": self.tile,
+                    **timing,
+                },
+            )
+            for i, (pixels, mix) in enumerate(
+                zip(image if image.ndim == 4 else [image], self.mixes, strict=True)
+            )
+        ]
 
 
-def _loss_of_style(
+def _loss_with_style(
     image: Float[Array, "h w 3"],
-    style: dict[str, Float32[Array, "n n"]],
+    style: dict[str, Any],
     params: Params,
-    shared: Targets,
+    targets: Targets,
     loss_weights: Any,
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    return loss(image, params, replace(shared, style=style), loss_weights)
-
-
-def _named(job: Job, shares: Sequence[float]) -> dict[str, Any]:
-    """Say which styles a blend is of."""
-    counting = [i for i, share in enumerate(shares) if share]
-    names = [name_of(job.styles[i]) for i in counting]
-    if len(counting) == 1:
-        return {"styles": names}
-    return {"styles": names, "style_weights": [shares[i] for i in counting]}
-
-
-def _climb(
-    job: Job,
-    descend: Callable[..., list[Outcome]],
-    start: Float[Array, "*k h w 3"] | Where,
-    told: Callable[[Progress, Where], bool],
-    named: Sequence[dict[str, Any]],
-) -> list[Result]:
-    """Go through the scales; a result for each of ``named``, which says what is its own."""
-    settings = job.settings
-    try:
-        done = climb(
-            descend,
-            start,
-            job.scales,
-            optimizer=optimizer_of(settings),
-            average=average_of(settings),
-            on_progress=told,
-        )
-    except DivergedError as error:
-        batched = error.image.ndim == 4
-        pictures = list(error.image) if batched else [error.image]
-        histories = error.history if batched else [error.history]
-        results = [
-            _result(job, own, picture, history)
-            for own, picture, history in zip(named, pictures, histories, strict=False)
-        ]
-        error.result = results if batched else results[0]
-        error.image = _finished(job, error.image)
-        raise
-    return [
-        _result(job, own, picture, history, done)
-        for own, picture, history in zip(named, done.images, done.histories, strict=False)
-    ]
-
-
-def _teller(
-    job: Job, on_progress: OnProgress | None, kept_at: Path | None, picture: int = 0
-) -> Callable[[Progress, Where], bool]:
-    """Keep the state when it is due, and tell the caller what a `Result` would hold."""
-    kept = time.monotonic()
-
-    def told(now: Progress, where: Where) -> bool:
-        nonlocal kept
-        if on_progress is not None:
-            image = jnp.asarray(_finished(job, now.image))
-            now = now._replace(image=image, picture=picture)
-        stop = on_progress is not None and bool(on_progress(now))
-        if kept_at is not None and (stop or time.monotonic() - kept > CHECKPOINT_SECONDS):
-            try:
-                checkpoint.save(kept_at, job, where)
-            except InputError as error:  # no reason to lose the picture
-                log.warning("%s", error)
-            kept = time.monotonic()
-        return stop
-
-    return told
-
-
-def _finished(job: Job, image: Array) -> np.ndarray:
-    """The picture, or pictures, with the photo's chroma where they were computed in gray, and with
-    the photo itself where no region is."""
-    pixels = np.asarray(image)
-    shape = pixels.shape[-3:-1]
-    if job.photo is not None and job.settings.color == "luminance":
-        chroma = images.resize(job.photo, shape)
-        pixels = colors.with_luminance(chroma, colors.luminance(pixels))
-    if job.photo is not None and job.regions is not None:
-        covered = images.resize(np.clip(job.regions.sum(0), 0, 1), shape)[..., None]
-        pixels = covered * pixels + (1 - covered) * images.resize(job.photo, shape)
-    return pixels
-
-
-def _result(
-    job: Job, own: dict[str, Any], image: Array, history: History, done: Climb | None = None
-) -> Result:
-    height, width = image.shape[:2]
-    made = record(job) | own
-    made |= {"width": width, "height": height, "steps_done": len(history)}
-    if done is not None:
-        made |= {
-            "converged": done.converged,
-            "stopped": done.stopped,
-            "seconds": round(time.perf_counter() - job.begun, 3),
-            "compile_seconds": round(done.compile_seconds, 3),
-            "steps_seconds": round(done.seconds, 3),
-        }
-    alpha = None if job.alpha is None else images.resize(job.alpha, (height, width))
-    return Result(_finished(job, image), alpha, history, made)
+    return loss(image, params, replace(targets, style=style), loss_weights)

@@ -1,121 +1,159 @@
-"""What a job aims at, at each of its scales: the targets of its pictures at that size."""
+"""The inputs and the targets of a job at one level, computed when the level is reached."""
 
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
-from nst_jax.images import io as images
-from nst_jax.losses.objective import Targets, make_targets
-from nst_jax.models.architectures import poolings
-from nst_jax.partitioning import tiling
-from nst_jax.pipeline.job import Job, shrunk, style_sizes
-from nst_jax.pipeline.memory import compile_to_fit
+from nst_jax import images
+from nst_jax.losses import StyleStatistic, Targets
+from nst_jax.losses.objective import combine_targets, style_targets
+from nst_jax.models.vgg import VGG, Params
+from nst_jax.partitioning import tiled_features, tiled_style_targets
+from nst_jax.pipeline.job import Job, downscale, style_sizes
+from nst_jax.pipeline.memory import compile_within_limit
 
-__all__ = ["targets_at", "targets_like"]
-
-_OPTIONS = ("content_layers", "style_layers", "style_weights", "form", "pooling", "padding")
-
-
-def _arrays_of(make: Callable[..., Targets]) -> Callable[..., dict[str, Any]]:
-    """Return a dict instead, which `nst_jax.pipeline.programs` can keep."""
-
-    @wraps(make)
-    def arrays(*args: Any, **options: Any) -> dict[str, Any]:
-        targets = make(*args, **options)
-        names = ("content", "style", "guides", "regions")
-        return {name: getattr(targets, name) for name in names}
-
-    return arrays
+__all__ = [
+    "LevelInputs",
+    "LevelTargets",
+    "compute_targets",
+    "level_inputs",
+    "mix_targets",
+    "target_shapes",
+]
 
 
-_plain_targets = jax.jit(_arrays_of(make_targets), static_argnames=_OPTIONS)
-_tiled_targets = jax.jit(_arrays_of(tiling.make_targets), static_argnames=(*_OPTIONS, "tile"))
+class LevelInputs(NamedTuple):
+    """A job's images at one level's size."""
+
+    content: Float32[np.ndarray, "h w 3"] | None
+    """In its own colors, for the output."""
+    content_target: Float32[np.ndarray, "h w 3"] | None
+    styles: list[Float32[np.ndarray, "_ _ 3"]]
+    masks: Float32[np.ndarray, "r h w"] | None
 
 
-def targets_at(
-    job: Job,
-    scale: int,
-    styles: Sequence[int],
-    style_weights: tuple[float, ...] | None = None,
-    *,
-    with_content: bool,
-    tile: int | None = None,
-) -> Targets:
-    """Make the targets of one scale: of the content, if asked for, and of a blend of styles.
+class LevelTargets(NamedTuple):
+    """What all images of a job share at one level."""
 
-    Args:
-        job: the job.
-        scale: which of its scales.
-        styles: which of its styles.
-        style_weights: what each counts in the blend; None for equal parts.
-        with_content: whether the content is wanted.
-        tile: the longest side of a tile (`nst_jax.partitioning.tiling`); None for the whole at once.
-
-    Raises:
-        TooLargeError: it needs more memory than is free.
-    """
-    arrays, masks, options = _pictures_at(job, scale, styles, with_content)
-    options |= {"style_weights": style_weights}
-    if tile is None:
-        jitted = _plain_targets
-    else:
-        jitted = _tiled_targets
-        options |= {"tile": tile}
-    program = compile_to_fit(jitted, *arrays, masks=masks, static=options)
-    kinds = {name: options[name] for name in ("form", "pooling", "padding")}
-    return Targets(**program(*arrays, masks=masks), **kinds)
+    content: dict[str, Array]
+    """The content's features, by layer."""
+    styles: list[dict[str, Any]]
+    """The statistics of each style, by layer."""
+    masks: Float32[np.ndarray, "r h w"] | None
 
 
-def targets_like(job: Job, scale: int) -> Targets:
-    """Give the shapes of the targets of one scale, content and styles, without computing them."""
-    settings, shape = job.settings, job.scales[scale].shape
-    dtype = job.params["conv1_1"]["kernel"].dtype
+def level_inputs(job: Job, level: int) -> LevelInputs:
+    """Resample a job's images to the size of one level."""
+    shape = job.levels[level].shape
 
-    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
+    def resize(pixels: np.ndarray | None) -> np.ndarray | None:
+        return None if pixels is None else images.resize(pixels, shape)
 
-    def sides(tap: str) -> tuple[int, int]:
-        return shape[0] >> poolings(tap), shape[1] >> poolings(tap)
-
-    def filters(tap: str) -> int:
-        return len(job.params[tap.replace("relu", "conv")]["bias"])
-
-    content = () if job.goal is None else tuple(settings.content_layers)
-    style = tuple(settings.style_layers) if job.style_pixels else ()
-    regions = () if job.regions is None or not style else (len(job.regions),)
-    return Targets(
-        {tap: array(*sides(tap), filters(tap), dtype=dtype) for tap in content},
-        {tap: array(*regions, filters(tap), filters(tap)) for tap in style},
-        {tap: array(*regions, *sides(tap)) for tap in style if regions},
-        array(*regions) if regions else None,
-        settings.form,
-        settings.pooling,
-        settings.padding,
+    target = resize(job.content_target)
+    sizes = style_sizes(job.settings, len(job.styles), shape) if job.styles else []
+    return LevelInputs(
+        target if job.content is job.content_target else resize(job.content),
+        target,
+        [downscale(style, size) for style, size in zip(job.styles, sizes, strict=True)],
+        None if job.masks is None else np.stack([images.resize(m, shape) for m in job.masks]),
     )
 
 
-def _pictures_at(
-    job: Job, scale: int, styles: Sequence[int], with_content: bool
-) -> tuple[tuple[Any, ...], Array | None, dict[str, Any]]:
-    """What `make_targets` is called with: arrays, masks and options."""
-    settings, shape = job.settings, job.scales[scale].shape
-    goal = None
-    if with_content and job.goal is not None:
-        goal = jnp.asarray(images.resize(job.goal, shape))
-    sizes = style_sizes(settings, job.styles, shape) if styles else []
-    pixels = [jnp.asarray(shrunk(job.style_pixels[i], sizes[i])) for i in styles]
-    regions = None
-    if pixels and job.regions is not None:
-        regions = jnp.stack([jnp.asarray(images.resize(region, shape)) for region in job.regions])
-    options = {
-        "content_layers": () if goal is None else tuple(settings.content_layers),
-        "style_layers": tuple(settings.style_layers) if pixels else (),
-        "form": settings.form,
-        "pooling": settings.pooling,
-        "padding": settings.padding,
-    }
-    return (job.params, goal, pixels), regions, options
+def compute_targets(job: Job, inputs: LevelInputs, tile: int | None) -> LevelTargets:
+    """Run the network over the content and the styles of one level.
+
+    Args:
+        job: the job.
+        inputs: from `level_inputs`.
+        tile: the longest side of a tile (`nst_jax.partitioning`); None for the whole image at once.
+
+    Raises:
+        MemoryLimitError: it needs more memory than is free.
+    """
+
+    def run(jitted: Any, *args: Any, **static: Any) -> Any:
+        return compile_within_limit(jitted, *args, **static)(*args)
+
+    return _evaluate(job, inputs, tile, run)
+
+
+def target_shapes(job: Job, inputs: LevelInputs, mix: Sequence[float]) -> Targets:
+    """Return the shapes of the targets of one image, without computing them."""
+    shapes = _evaluate(
+        job, inputs, None, lambda jitted, *args, **static: jitted.eval_shape(*args, **static)
+    )
+    return jax.eval_shape(
+        lambda content, styles: mix_targets(job, LevelTargets(content, styles, inputs.masks), mix),
+        shapes.content,
+        shapes.styles,
+    )
+
+
+def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Targets:
+    """Return the targets of one image: those of the content, and of a mix of the styles."""
+    settings = job.settings
+    return combine_targets(
+        targets.content,
+        targets.styles,
+        style_weights=mix if targets.styles else None,
+        masks=None if targets.masks is None else jnp.asarray(targets.masks),
+        statistic=job.statistic,
+        normalization=settings.normalization,
+        pooling=settings.pooling,
+        padding=settings.padding,
+    )
+
+
+def _evaluate(
+    job: Job, inputs: LevelInputs, tile: int | None, run: Callable[..., Any]
+) -> LevelTargets:
+    network = {"pooling": job.settings.pooling, "padding": job.settings.padding, "tile": tile}
+    content = {}
+    if inputs.content_target is not None:
+        layers = tuple(job.loss_weights.content_layers)
+        image = jnp.asarray(inputs.content_target)
+        content = run(_content_features, job.params, image, layers=layers, **network)
+    layers = tuple(job.loss_weights.style_layers)
+    options = {"layers": layers, "statistic": job.statistic, **network}
+    styles = [
+        run(_style_targets, job.params, jnp.asarray(style), **options) for style in inputs.styles
+    ]
+    return LevelTargets(content, styles, inputs.masks)
+
+
+@partial(jax.jit, static_argnames=("layers", "pooling", "padding", "tile"))
+def _content_features(
+    params: Params,
+    image: Float[Array, "h w 3"],
+    *,
+    layers: tuple[str, ...],
+    pooling: Any,
+    padding: Any,
+    tile: int | None,
+) -> dict[str, Array]:
+    network = VGG(params, pooling=pooling, padding=padding)
+    if tile is None:
+        return network(image, layers)
+    return tiled_features(network, image, layers, tile=tile)
+
+
+@partial(jax.jit, static_argnames=("layers", "statistic", "pooling", "padding", "tile"))
+def _style_targets(
+    params: Params,
+    image: Float[Array, "h w 3"],
+    *,
+    layers: tuple[str, ...],
+    statistic: StyleStatistic,
+    pooling: Any,
+    padding: Any,
+    tile: int | None,
+) -> dict[str, Any]:
+    network = VGG(params, pooling=pooling, padding=padding)
+    if tile is None:
+        return style_targets(network, image, layers, statistic)
+    return tiled_style_targets(network, image, layers, statistic, tile=tile)

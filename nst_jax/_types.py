@@ -1,0 +1,21 @@
+"""Literal types that several folders share. This module imports nothing of the package."""
+
+from typing import Literal
+
+__all__ = ["ColorMode", "ModelName", "Normalization", "Padding", "Pooling", "Preprocessing"]
+
+ColorMode = Literal["style", "luminance", "match", "histogram"]
+"""Where the colors of the result come from: see `nst_jax.images.color.apply_color_mode`."""
+
+ModelName = Literal["vgg16", "vgg19"]
+
+Normalization = Literal["target_energy", "none"]
+"""Each loss term relative to the energy of its target, or exactly as in the paper."""
+
+Padding = Literal["replicate", "same"]
+"""The border of the network's first convolution: the edge pixels repeated, or zeros."""
+
+Pooling = Literal["max", "average", "l2"]
+
+Preprocessing = Literal["caffe", "torchvision"]
+"""The mean and the scale of the pixels that the network was trained with."""

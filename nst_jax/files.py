@@ -1,0 +1,58 @@
+"""Files that are written completely or not at all, and hashes of files."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["atomic_path", "file_hash", "write_atomically"]
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path``; an existing file stays until the new one is complete.
+
+    Raises:
+        OSError: the file cannot be written. The existing file is unchanged.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces ``path`` when the block succeeds.
+
+    For libraries that write to a path. The temporary file is in the folder of ``path``, because a
+    rename is atomic only within one file system. Its name ends in ``.part``, whatever the extension
+    of ``path``. If ``path`` is a symbolic link, the file that it points to is replaced. If the
+    block raises, the temporary file is removed and an existing file is unchanged.
+
+    Raises:
+        OSError: the file cannot be written, or the block did not create the temporary file.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        with suppress(OSError):  # after a success the temporary file no longer exists
+            temporary.unlink()
+
+
+def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
+    """Return the hash of a file in hexadecimal.
+
+    Args:
+        path: the file.
+        algorithm: a name that `hashlib.new` accepts.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

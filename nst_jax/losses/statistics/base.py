@@ -1,0 +1,36 @@
+"""The protocol of style statistics: what is measured of features, and how two are compared."""
+
+from typing import Any, ClassVar, Protocol
+
+from jaxtyping import Array, Float, Float32
+
+__all__ = ["StyleStatistic"]
+
+
+class StyleStatistic(Protocol):
+    """A summary of features that the style loss compares with the style's.
+
+    Implement it as a frozen dataclass: it is a static, hashable part of `nst_jax.Targets`.
+
+    Attributes:
+        additive: whether `measure` returns sums over positions. Then the sums of disjoint pieces of
+            an image add up to those of the whole, so tiles and shards can be measured apart; and
+            the objective divides the sums by the number of positions before it calls `distance`,
+            so that images of different sizes can be compared, and mixes styles linearly.
+    """
+
+    additive: ClassVar[bool]
+
+    def measure(
+        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
+    ) -> Any:
+        """Measure one layer's features, each position weighted by ``mask`` in [0, 1] if given.
+
+        Returns:
+            A pytree of float32 arrays.
+        """
+        ...
+
+    def distance(self, measured: Any, target: Any) -> Float32[Array, ""]:
+        """Compare what `measure` returned for the image and for the style."""
+        ...

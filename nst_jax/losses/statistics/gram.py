@@ -1,0 +1,111 @@
+"""Gram matrices, the style statistic of Gatys, Ecker & Bethge (2015), "the paper"."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Float32
+
+from nst_jax._types import Normalization
+from nst_jax.losses.terms import EPSILON, sum_of_squares
+
+__all__ = ["Gram", "gram", "masked_gram", "relative_style_loss", "style_loss"]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """The Gram matrix as a `nst_jax.losses.StyleStatistic`.
+
+    Attributes:
+        normalization: ``target_energy`` compares by `relative_style_loss`, ``none`` by the paper's
+            `style_loss`, both for matrices averaged over positions.
+    """
+
+    normalization: Normalization = "target_energy"
+    additive: ClassVar[bool] = True
+
+    def measure(
+        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
+    ) -> Float32[Array, "n n"]:
+        """`gram`, or `masked_gram` with a mask."""
+        return gram(features) if mask is None else masked_gram(features, mask)
+
+    def distance(
+        self, measured: Float32[Array, "n n"], target: Float32[Array, "n n"]
+    ) -> Float32[Array, ""]:
+        """Compare two matrices, each averaged over its positions."""
+        if self.normalization == "none":
+            return style_loss(measured, target, 1)
+        return relative_style_loss(measured, target)
+
+
+@jax.custom_vjp
+def gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
+    """Gram matrix G_ij = Σ_k F_ik F_jk over all positions k (the paper's equation 3).
+
+    Its gradient F·(S + Sᵀ), for a cotangent S, is one product of matrices as they lie in memory.
+    The gradient that JAX derives transposes the features and the result.
+
+    >>> gram(jnp.array([[[1.0, 2.0], [0.0, 3.0]]]))
+    Array([[ 1.,  2.],
+           [ 2., 13.]], dtype=float32)
+    """
+    return jnp.einsum("hwi,hwj->ij", features, features, preferred_element_type=jnp.float32)
+
+
+def _gram_forward(features: Float[Array, "h w n"]) -> tuple[Float32[Array, "n n"], Array]:
+    # Behind the barrier XLA transposes what is in memory, instead of computing it once a filter.
+    features = lax.optimization_barrier(features)
+    return gram(features), features
+
+
+def _gram_backward(
+    features: Float[Array, "h w n"], cotangent: Float32[Array, "n n"]
+) -> tuple[Float[Array, "h w n"]]:
+    symmetric = (cotangent + cotangent.T).astype(features.dtype)
+    product = jnp.dot(features, symmetric, preferred_element_type=jnp.float32)
+    return (product.astype(features.dtype),)
+
+
+gram.defvjp(_gram_forward, _gram_backward)
+
+
+def masked_gram(
+    features: Float[Array, "h w n"], mask: Float[Array, "h w"]
+) -> Float32[Array, "n n"]:
+    """Σ_k T_k F_ik F_jk: the Gram matrix inside a mask, T_k in [0, 1].
+
+    After Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer" (2017), whose T²
+    is this T. So the matrices of several masks sum to that of the whole image where the masks sum
+    to 1.
+    """
+    # The gradient of the root is infinite at zero, but masks are constants.
+    return gram(features * jnp.sqrt(mask)[..., None].astype(features.dtype))
+
+
+def style_loss(
+    gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"], positions: Float[Array, ""] | int
+) -> Float32[Array, ""]:
+    """E_l = 1/(4 N² M²) Σ_ij (G_ij − A_ij)² (the paper's equation 4).
+
+    Args:
+        gram_matrix: G, of the image that is optimized.
+        target: A, of the style, summed over as many positions as G.
+        positions: M, the number of positions.
+    """
+    filters = gram_matrix.shape[-1]
+    return sum_of_squares(gram_matrix, target) / (
+        4.0 * filters**2 * jnp.asarray(positions, jnp.float32) ** 2
+    )
+
+
+def relative_style_loss(
+    gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"]
+) -> Float32[Array, ""]:
+    """Σ (G − A)² / Σ A²: the paper's style loss relative to the target's energy.
+
+    Both matrices must be summed, or averaged, over the same number of positions.
+    """
+    return sum_of_squares(gram_matrix, target) / (sum_of_squares(target, 0.0) + EPSILON)

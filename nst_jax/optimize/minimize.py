@@ -1,0 +1,127 @@
+"""The loop run to its end: one call in, the image and its history out."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from nst_jax.errors import DivergedError
+from nst_jax.optimize.history import concatenate_history, select_image
+from nst_jax.optimize.loop import aot_compile, current_image, optimize_chunks
+from nst_jax.optimize.types import (
+    Chunk,
+    CompileFn,
+    History,
+    LossFn,
+    MinimizeResult,
+    Optimizer,
+    State,
+)
+
+__all__ = ["minimize", "minimize_batch"]
+
+
+def minimize(
+    loss: LossFn,
+    start: Float[Array, "h w 3"] | State,
+    args: tuple[Any, ...] = (),
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    ema_decay: float = 0.0,
+    on_progress: Callable[[Chunk], bool | None] | None = None,
+    callback_every: int | None = None,
+    compile_fn: CompileFn = aot_compile,
+) -> MinimizeResult:
+    """Run `optimize_chunks` to its end and return the image, the history and the state.
+
+    Args:
+        loss: and the rest: as in `optimize_chunks`.
+        on_progress: called after each chunk; returning True stops there.
+
+    Raises:
+        DivergedError: as in `optimize_chunks`, with the history so far.
+        InputError: as in `optimize_chunks`.
+
+    >>> def loss(image, target):
+    ...     return ((image - target) ** 2).sum(), {}
+    >>> target = jnp.full((2, 2, 3), 0.25)
+    >>> result = minimize(loss, jnp.zeros((2, 2, 3)), (target,), optimizer=optax.lbfgs(), steps=5)
+    >>> bool(jnp.allclose(result.image, target, atol=1e-6))
+    True
+    """
+    options = {
+        "optimizer": optimizer,
+        "steps": steps,
+        "ema_decay": ema_decay,
+        "callback_every": callback_every,
+        "compile_fn": compile_fn,
+    }
+    chunk, history = _run_to_end(optimize_chunks(loss, start, args, **options), on_progress)
+    return _result(chunk, current_image(chunk.state, ema_decay), history)
+
+
+def minimize_batch(
+    loss: LossFn,
+    start: Float[Array, "k h w 3"] | State,
+    batched_args: Any,
+    args: tuple[Any, ...] = (),
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    ema_decay: float = 0.0,
+    on_progress: Callable[[Chunk], bool | None] | None = None,
+    callback_every: int | None = None,
+    compile_fn: CompileFn = aot_compile,
+) -> list[MinimizeResult]:
+    """Minimize ``loss(image, batched_args[i], *args)`` for each of k images in one vmapped loop.
+
+    Each image takes the steps that `minimize` takes with it alone, up to rounding.
+
+    Args:
+        loss: the loss of one image.
+        start: the k images to start from, or a state of k images.
+        batched_args: a pytree of arrays with a leading axis of k: what differs between the images.
+        args: the pytrees that the images share.
+        optimizer: any Optax transformation without a line search. Under ``vmap`` a line search
+            evaluates both sides of its every decision, for as long as the slowest image needs; one
+            image after another is faster.
+        steps: and the rest: as in `minimize`.
+
+    Raises:
+        DivergedError: a loss or a pixel of any image is not finite; ``image`` holds all images.
+        InputError: as in `optimize_chunks`.
+    """
+    options = {
+        "optimizer": optimizer,
+        "steps": steps,
+        "batched_args": batched_args,
+        "ema_decay": ema_decay,
+        "callback_every": callback_every,
+        "compile_fn": compile_fn,
+    }
+    chunk, history = _run_to_end(optimize_chunks(loss, start, args, **options), on_progress)
+    images = current_image(chunk.state, ema_decay)
+    return [_result(chunk, image, select_image(history, i)) for i, image in enumerate(images)]
+
+
+def _run_to_end(
+    chunks: Iterator[Chunk], on_progress: Callable[[Chunk], bool | None] | None
+) -> tuple[Chunk, History]:
+    metrics: list[History] = []
+    chunk = None
+    try:
+        for chunk in chunks:
+            metrics.append(chunk.metrics)
+            if on_progress is not None and on_progress(chunk):
+                break
+    except DivergedError as error:
+        error.history = concatenate_history(metrics)
+        raise
+    assert chunk is not None  # There is one even without steps.
+    return chunk, concatenate_history(metrics)
+
+
+def _result(chunk: Chunk, image: Array, history: History) -> MinimizeResult:
+    timing = (chunk.compile_seconds, chunk.seconds)
+    return MinimizeResult(image, history, chunk.converged, *timing, chunk.state)

@@ -1,0 +1,56 @@
+"""The levels of a job: the sizes of its image pyramid, with their numbers of steps."""
+
+from typing import NamedTuple
+
+from nst_jax.errors import InputError
+from nst_jax.images import fit_longest_side
+from nst_jax.settings import DEFAULT_STEPS, MIN_SIZE, Settings
+
+__all__ = ["PyramidLevel", "plan_levels", "pyramid_shapes"]
+
+
+class PyramidLevel(NamedTuple):
+    """One size of the pyramid."""
+
+    shape: tuple[int, int]
+    steps: int
+
+
+def pyramid_shapes(shape: tuple[int, int], min_size: int | None) -> list[tuple[int, int]]:
+    """Return the shapes of a pyramid from coarse to fine, each √2 times the one before.
+
+    Args:
+        shape: (h, w) of the finest level.
+        min_size: the smallest longest side of all coarser levels; None for the finest level alone.
+
+    >>> pyramid_shapes((341, 512), 128)
+    [(85, 128), (121, 181), (170, 256), (241, 362), (341, 512)]
+    """
+    coarser, size = [], max(shape)
+    while min_size is not None:
+        side = round(size / 2 ** ((len(coarser) + 1) / 2))
+        if side < min_size or min(fit_longest_side(shape, side)) < MIN_SIZE:
+            break
+        coarser.append(fit_longest_side(shape, side))
+    return [*reversed(coarser), shape]
+
+
+def plan_levels(settings: Settings, shape: tuple[int, int]) -> list[PyramidLevel]:
+    """Return the levels of an output of this shape.
+
+    Raises:
+        InputError: there are more numbers of steps than levels.
+    """
+    shapes = pyramid_shapes(shape, settings.min_size)
+    if settings.steps is None:
+        steps = DEFAULT_STEPS[: len(shapes)]
+    else:
+        steps = settings.steps if isinstance(settings.steps, tuple) else (settings.steps,)
+    if len(steps) > len(shapes):
+        sizes = ", ".join(str(max(shape)) for shape in shapes)
+        raise InputError(
+            f"{len(steps)} numbers of steps for {len(shapes)} levels ({sizes} pixels); give at "
+            "most one a level"
+        )
+    steps += steps[-1:] * (len(shapes) - len(steps))
+    return [PyramidLevel(*pair) for pair in zip(shapes, steps, strict=True)]

@@ -1,0 +1,87 @@
+"""How a job fits into the memory: images in one batch, and tiles of one image."""
+
+import logging
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from nst_jax.errors import MemoryLimitError
+from nst_jax.losses import loss
+from nst_jax.optimize import LossFn, chunk_call, has_line_search, init_state
+from nst_jax.partitioning import tiled_loss_fn
+from nst_jax.pipeline.job import Job
+from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
+from nst_jax.pipeline.targets import LevelInputs, level_inputs, target_shapes
+
+__all__ = ["check_state_fits", "choose_batch_size", "choose_tile", "loss_fn"]
+
+log = logging.getLogger("nst_jax")
+
+TILE_SIZES: Final = (None, 2048, 1024, 512, 256)
+"""From fast to small. A tile computes its halo too, which is 80 pixels wide."""
+
+
+def check_state_fits(job: Job) -> None:
+    """Refuse at once, not after the coarse levels, what cannot fit in any number of tiles."""
+    shape = (*job.levels[-1].shape, 3)
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    state = jax.eval_shape(lambda x: init_state(x, job.optimizer, job.ema_decay), image)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    limit = job.memory_limit or available_bytes()
+    if limit is not None and needed > limit:
+        raise MemoryLimitError(
+            f"{shape[1]}x{shape[0]} pixels need {needed / 2**30:.2g} GiB of memory for the "
+            f"optimizer alone and may use {limit / 2**30:.2g} GiB; choose a smaller size, or adam"
+        )
+
+
+def choose_batch_size(job: Job) -> int:
+    """Return how many images run fastest in one batch and fit into the memory."""
+    if len(job.mixes) == 1 or jax.default_backend() == "cpu" or has_line_search(job.optimizer):
+        return 1
+    finest = len(job.levels) - 1
+    limit = job.memory_limit or available_bytes()
+    jitted, arrays, static = _planned_call(job, finest, level_inputs(job, finest), None)
+    needed = required_bytes(jitted.lower(*arrays, **static).compile())
+    if limit is None or needed is None:
+        return len(job.mixes)
+    return max(1, min(len(job.mixes), limit // needed))
+
+
+def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
+    """Return the longest side of a tile with which one image fits into the memory; None for the
+    whole image at once.
+
+    Raises:
+        MemoryLimitError: it does not fit even in the smallest tiles.
+    """
+    shape = job.levels[level].shape
+    limit = job.memory_limit or available_bytes()
+    reason = None
+    for tile in TILE_SIZES:
+        if tile is not None and (tile >= max(shape) or not job.statistic.additive):
+            continue
+        jitted, arrays, static = _planned_call(job, level, inputs, tile)
+        try:
+            compile_within_limit(jitted, *arrays, limit=limit, **static)
+        except MemoryLimitError as error:
+            reason = error
+            continue
+        if tile is not None:
+            log.info("%dx%d pixels run in tiles of up to %d pixels", shape[1], shape[0], tile)
+        return tile
+    raise MemoryLimitError(f"{shape[1]}x{shape[0]} pixels, even in tiles: {reason}")
+
+
+def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -> Any:
+    """Return what the loop will compile for one image at this level, from shapes alone."""
+    image = jax.ShapeDtypeStruct((*job.levels[level].shape, 3), jnp.float32)
+    state = jax.eval_shape(lambda x: init_state(x, job.optimizer, job.ema_decay), image)
+    args = (job.params, target_shapes(job, inputs, job.mixes[0]), job.loss_weights)
+    return chunk_call(loss_fn(tile), state, args, optimizer=job.optimizer, ema_decay=job.ema_decay)
+
+
+def loss_fn(tile: int | None) -> LossFn:
+    """Return the loss of the whole image, or tile by tile; the same object for the same tile."""
+    return loss if tile is None else tiled_loss_fn(tile)
