@@ -1,12 +1,13 @@
-"""Real weights, real photos and an independent network, shared by the tests of the numerics."""
+"""Real parameters, real photos and a VGG in PyTorch, shared by the tests."""
 
 import os
 import re
 
-# Optimising takes LLVM longer than the few steps that a test takes. JAX reads this when it is first
-# used, here and in programs that tests start.
+# Compiling with optimizations takes longer than the few steps of a test. JAX reads this variable
+# when it is first used, here and in the processes that tests start.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+from importlib import import_module
 from pathlib import Path
 from typing import no_type_check
 
@@ -22,51 +23,61 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 jax.config.update("jax_platforms", "cpu")
-torch.set_num_threads(1)  # two pools of threads on one machine wait for each other
+torch.set_num_threads(1)  # the threads of PyTorch and JAX would compete for the same cores
 hypothesis.settings.register_profile("nst_jax", deadline=None)
 hypothesis.settings.load_profile("nst_jax")
 
-CHECKED = [
-    f"nst_jax.{name}"
-    for name in ("colors", "convolution", "layers", "losses", "masks", "objective", "sheets", "vgg")
-]
+CHECKED = (  # modules whose jaxtyping annotations the tests check
+    "nst_jax.images.color",
+    "nst_jax.images.grid",
+    "nst_jax.images.masks",
+    "nst_jax.losses.statistics",
+    "nst_jax.losses.terms",
+    "nst_jax.models.kernels",
+    "nst_jax.models.layers",
+    "nst_jax.models.vgg",
+)
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    from nst_jax.losses import objective
-    from nst_jax.models import layers
-    from nst_jax.models import prepare as precision
-    from nst_jax.models.weights import load as weights
+    for module in CHECKED:
+        import_module(module)
+    from nst_jax.losses.objective import LossWeights, Targets
+    from nst_jax.models import prepare
+    from nst_jax.models.kernels.winograd import WinogradKernel
+    from nst_jax.models.layers import POOL_SCALE
+    from nst_jax.models.weights import bundled_path, load
 
-# Jobs go by both forms of a convolution, but by the one that is slow to compile in few layers.
-WINOGRAD_CHANNELS = precision.WINOGRAD_CHANNELS
-precision.WINOGRAD_CHANNELS = 512
+# Winograd's form compiles slowly. Jobs in tests use it in a few layers only.
+WINOGRAD_MIN_CHANNELS = prepare.WINOGRAD_MIN_CHANNELS
+prepare.WINOGRAD_MIN_CHANNELS = 512
 
-# JAX rebuilds registered dataclasses around things that are no arrays (shapes, axes, markers).
-for dataclass in (objective.Targets, objective.LossWeights):
+# JAX rebuilds pytrees around leaves that are not arrays (shapes, axes, markers).
+for dataclass in (Targets, LossWeights, WinogradKernel):
     no_type_check(dataclass.__init__)
 
-CONFIGURATIONS = {  # 0 is a pooling
+CONFIGURATIONS = {  # filters of each convolution; 0 is a pooling
     "vgg16": (64, 64, 0, 128, 128, 0, *[256] * 3, 0, *[512] * 3, 0, *[512] * 3),
     "vgg19": (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4),
 }
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _compile_once(tmp_path_factory, worker_id):
-    """Keep compiled programs for the session: many tests run jobs of the same shapes."""
-    own = tmp_path_factory.getbasetemp()
-    session = own if worker_id == "master" else own.parent  # pytest-xdist's workers have one each
+def _compilation_cache(tmp_path_factory):
+    """Cache compiled functions for the session: many tests run jobs of the same shapes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own
+        folder = folder.parent
     settings = {
-        "jax_compilation_cache_dir": session / "compiled",
+        "jax_compilation_cache_dir": str(folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     for name, value in settings.items():
-        jax.config.update(name, value if isinstance(value, float) else str(value))
-        os.environ[name.upper()] = str(value)  # for the programs that tests start
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the processes that tests start
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in an empty folder that also holds the cache, without a network."""
+    """Work in an empty folder that also holds the weight cache, without network access."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NST_JAX_OFFLINE", "1")
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
@@ -75,7 +86,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compilations(caplog):
-    """Tells what XLA has compiled so far in a test, in all threads: ``jit(name)`` each."""
+    """Return a function that lists what XLA has compiled so far in the test: ``jit(name)``."""
     jax.config.update("jax_log_compiles", True)
     yield lambda: re.findall(r"Finished XLA compilation of (\S+)", caplog.text)
     jax.config.update("jax_log_compiles", False)
@@ -83,19 +94,25 @@ def compilations(caplog):
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Let wrong arguments pass the annotations, to see what the code itself says of them."""
+    """Turn the annotation checks off, so that wrong arguments reach the code itself."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def winograd_as_installed(monkeypatch):
+    """Use Winograd's form in as many layers as outside of the tests."""
+    monkeypatch.setattr(prepare, "WINOGRAD_MIN_CHANNELS", WINOGRAD_MIN_CHANNELS)
 
 
 @pytest.fixture(scope="session")
 def vgg16():
     """Parameters of the bundled VGG16."""
-    return jax.tree.map(jnp.asarray, weights.load(weights.bundled_path()).params)
+    return jax.tree.map(jnp.asarray, load(bundled_path()).params)
 
 
 @pytest.fixture(scope="session")
 def vgg19():
-    """Random parameters of VGG19 (He et al. 2015), under a preprocessing of their own."""
+    """Random parameters of VGG19 (He et al. 2015), with a preprocessing of their own."""
     rng = np.random.default_rng(19)
     mean, std = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
     params, before, block, index = {"input": {"mean": mean, "std": std}}, 3, 1, 0
@@ -152,9 +169,9 @@ def petals(photos):
 
 
 def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
-    """Run VGG in PyTorch on ``image`` (h, w, 3), in its dtype; return all taps as (n, h, w).
+    """Run the first ``blocks`` of VGG in PyTorch on ``image`` (h, w, 3), in its dtype.
 
-    Only the first ``blocks`` are run.
+    Returns the features by layer, (n, h, w).
     """
 
     def tensor(x):
@@ -162,20 +179,20 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
 
     widths = tuple(params[n]["kernel"].shape[3] for n in sorted(params) if n != "input")
     (config,) = [c for c in CONFIGURATIONS.values() if tuple(w for w in c if w) == widths]
-    taps, block, index = {}, 1, 0
+    features, block, index = {}, 1, 0
     x = (image - tensor(params["input"]["mean"])) / tensor(params["input"]["std"])
     x = x.permute(2, 0, 1)[None]
     for width in config:
         if width == 0:
             if block == blocks:
                 break
-            gain = layers.POOLING_GAIN[pooling]
+            scale = POOL_SCALE[pooling]
             if pooling == "max":
                 x = nnf.max_pool2d(x, 2)
             elif pooling == "average":
-                x = gain * nnf.avg_pool2d(x, 2)
+                x = scale * nnf.avg_pool2d(x, 2)
             else:
-                x = gain * nnf.lp_pool2d(x, 2, 2)
+                x = scale * nnf.lp_pool2d(x, 2, 2)
             block, index = block + 1, 0
             continue
         index += 1
@@ -186,10 +203,10 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
         else:
             x = nnf.pad(x, (1, 1, 1, 1))
         x = nnf.conv2d(x, kernel, tensor(layer["bias"]))
-        taps[f"conv{block}_{index}"] = x[0]
+        features[f"conv{block}_{index}"] = x[0]
         x = nnf.relu(x)
-        taps[f"relu{block}_{index}"] = x[0]
-    return taps
+        features[f"relu{block}_{index}"] = x[0]
+    return features
 
 
 @pytest.fixture(scope="session")

@@ -1,72 +1,89 @@
-"""The losses of a run as a diagram, from its history or from the trace that it wrote."""
-
-from __future__ import annotations
+"""The losses of a run as a plot, from its history or from the log that it wrote."""
 
 import io
 import json
-import math
 import os
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from nst_jax.errors import InputError
+from nst_jax.files import write_atomically
+from nst_jax.optimize import History, concatenate_history
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from nst_jax.optimize.loop import History
-
-__all__ = ["check_output", "plot_losses", "read_trace"]
+__all__ = ["check_output_path", "plot_losses", "read_log"]
 
 FORMATS: Final = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
-
-Point: TypeAlias = tuple[float, dict[str, float]]  # a step, counted from the start, and its entry
-
-LOOKS: Final = {  # a line's colour and its layers' shades, darker with depth
-    "total": ("black", "Greys"),
-    "content": ("tab:blue", "Blues"),
-    "style": ("tab:red", "Reds"),
-}
+LINE_STYLES: Final = {"total": "black", "content": "tab:blue", "style": "tab:red"}
 
 
 def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
-    """Draw the total, the content's and the style's loss and every layer's against the steps.
+    """Plot the total, the content loss and the style loss against the steps, and each layer's loss
+    as a thin line, on a logarithmic axis. A dotted line marks the beginning of each level.
 
-    The losses' axis is logarithmic; zeros have no place on it. The parts are as the history has
-    them, before their weights α and β, so they do not add up to the total. Entries may lack parts:
-    lines then go straight from one that has them to the next, with a dot at each. Where entries
-    have a ``size``, that of the picture they were taken at, every change of it begins new lines.
+    The content and style losses are those before their weights α and β, so they do not add up to
+    the total. Values that were not evaluated (NaN) are bridged.
 
     Args:
-        history: `nst_jax.Result.history`, or what `read_trace` returns. Steps that begin anew are
-            counted on.
+        history: `nst_jax.Result.history`, or what `read_log` returns.
         path: the file to write: PNG, SVG, PDF or JPEG, by its extension.
 
     Raises:
-        InputError: what `check_output` raises; the history is empty; the file cannot be written.
+        InputError: as in `check_output_path`; the history is empty; the file cannot be written.
     """
-    check_output(path)
+    check_output_path(path)
     if not history:
-        raise InputError("there are no steps to plot; take at least one")
+        raise InputError("the history has no steps to plot; take at least one step")
     from matplotlib.figure import Figure
 
-    path = Path(path)
     figure = Figure(figsize=(8, 5), layout="constrained")
-    _draw(figure.add_subplot(), history)
+    axes = figure.add_subplot()
+    steps = np.arange(1, len(history["step"]) + 1)
+    for name, values in history.items():
+        kind, _, layer = name.partition("/")
+        evaluated = np.isfinite(values) & (values > 0)
+        if kind not in LINE_STYLES or not evaluated.any():
+            continue
+        axes.plot(
+            steps[evaluated],
+            values[evaluated],
+            color=LINE_STYLES[kind],
+            linewidth=0.6 if layer else 2.0,
+            alpha=0.4 if layer else 1.0,
+            marker="." if evaluated.sum() == 1 else "",
+            label=None if layer else name,
+        )
+    sizes = history.get("size", np.zeros(len(steps)))
+    starts = np.flatnonzero(np.diff(sizes)) + 1
+    for start in (0, *starts) if len(starts) else ():
+        axes.axvline(float(steps[start]) - 0.5, color="gray", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"{sizes[start]:g} px",
+            (float(steps[start]) - 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            color="gray",
+            fontsize="small",
+            verticalalignment="top",
+        )
+    axes.set(yscale="log", xlabel="step", ylabel="loss (content and style before α and β)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     encoded = io.BytesIO()
-    figure.savefig(encoded, format=path.suffix[1:].lower(), dpi=150)
+    figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
     try:
-        path.write_bytes(encoded.getbuffer())
+        write_atomically(Path(path), encoded.getbuffer())
     except OSError as error:
-        raise InputError(f"plot {str(path)!r} cannot be written: {error.strerror}") from error
+        raise InputError(
+            f"plot {os.fspath(path)!r} cannot be written: {error.strerror}; choose another place"
+        ) from error
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
-    """Check what can be known about a plot before there are losses to draw.
+def check_output_path(path: str | os.PathLike[str]) -> None:
+    """Check a plot's path before there are losses to plot.
 
     Raises:
         InputError: Matplotlib is not installed, the extension is unknown, or the folder is missing
@@ -80,100 +97,41 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"plot {str(path)!r}: unknown extension; use one of {', '.join(FORMATS)}")
     if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # noqa: PTH112
-        raise InputError(f"plot {str(path)!r}: not a file in a folder that can be written")
+        raise InputError(f"plot {str(path)!r} is not a file in a writable folder; choose another")
 
 
-def read_trace(path: str | os.PathLike[str]) -> History:
-    """Read the history from a trace: JSON lines, an entry a step.
+def read_log(path: str | os.PathLike[str]) -> History:
+    """Read a history from a log that ``--log`` wrote: JSON lines, one a step.
 
-    A last line that was cut short, as a killed run leaves it, is left out.
+    A last line that was cut short, as a killed run leaves it, is ignored.
 
     Raises:
-        InputError: the file cannot be read, is no trace, or holds no step.
+        InputError: the file cannot be read, is no log, or has no steps.
     """
-    label = f"trace {os.fspath(path)!r}"
+    label = f"log {os.fspath(path)!r}"
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
-        raise InputError(f"{label} cannot be read: {error.strerror}") from error
-    history = []
+        raise InputError(f"{label} cannot be read: {error.strerror}; check the path") from error
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            history.append(_entry(line))
+            rows.append(_parse_row(line))
         except ValueError as error:
-            if number == len(lines):  # nothing, or cut short: a whole one ends in a newline
+            if number == len(lines):  # Empty or cut short: a complete line ends with a newline.
                 break
             raise InputError(
-                f"{label}: line {number} is no entry of losses; give a file that --trace wrote"
+                f"{label}: line {number} has no losses; give a file that --log wrote"
             ) from error
-    if not history:
-        raise InputError(f"{label} holds no step; give a file that --trace wrote")
-    return history
+    if not rows:
+        raise InputError(f"{label} has no steps; give a file that --log wrote")
+    return concatenate_history(rows)
 
 
-def _entry(line: bytes) -> dict[str, float]:
-    entry = json.loads(line)  # of bytes that are no text it raises a ValueError, too
-    if not isinstance(entry, dict) or not {"step", "total"} <= set(entry):
-        raise ValueError("no entry")
-    if not all(type(value) in (int, float) for value in entry.values()):
-        raise ValueError("no numbers")
-    return entry
-
-
-def _draw(axes: Axes, history: History) -> None:
-    from matplotlib import colormaps
-
-    points = list(zip(_steps(history), history, strict=True))
-    scales = [list(run) for _, run in groupby(points, key=lambda point: point[1].get("size"))]
-    names = list(dict.fromkeys(name for entry in history for name in entry))
-    for kind, (color, shades) in LOOKS.items():
-        _lines(axes, scales, kind, color=color, linewidth=2.0, zorder=3)
-        layers = [name for name in names if name.startswith(f"{kind}/")]
-        for layer, depth in zip(layers, np.linspace(0.4, 0.9, len(layers)), strict=True):
-            _lines(axes, scales, layer, color=colormaps[shades](depth), linewidth=0.8)
-    if len(scales) > 1:
-        for scale in scales:
-            _mark(axes, *scale[0])
-    axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (the parts before α and β)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-
-
-def _lines(axes: Axes, scales: list[list[Point]], name: str, **look: Any) -> None:
-    """Draw a line for each scale, through the points that a logarithmic axis can show."""
-    label = name  # once in the legend
-    for scale in scales:
-        shown = [(step, e[name]) for step, e in scale if 0 < e.get(name, 0) < math.inf]
-        if shown:
-            marker = "." if len(shown) <= max(1, len(scale) // 2) else ""
-            axes.plot(*zip(*shown, strict=True), label=label, marker=marker, **look)
-            label = None
-
-
-def _mark(axes: Axes, step: float, entry: dict[str, float]) -> None:
-    """Draw a vertical line where a scale begins, with its size."""
-    axes.axvline(step - 0.5, color="gray", linewidth=0.8, linestyle=":")
-    axes.annotate(
-        f"{entry['size']:g} px" if "size" in entry else "",
-        (step - 0.5, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, -3),
-        textcoords="offset points",
-        color="gray",
-        fontsize="small",
-        verticalalignment="top",
-    )
-
-
-def _steps(history: History) -> list[float]:
-    """The steps, counted on where they begin anew."""
-    steps, before, offset = [], 0.0, 0.0
-    for entry in history:
-        offset += before if entry["step"] <= before else 0
-        before = entry["step"]
-        steps.append(offset + before)
-    return steps
+def _parse_row(line: bytes) -> History:
+    row = json.loads(line)  # A ValueError for bytes that are no text, too.
+    if not isinstance(row, dict) or not {"step", "total"} <= set(row):
+        raise ValueError("no losses")
+    if not all(type(value) in (int, float) for value in row.values()):
+        raise ValueError("not numbers")
+    return {name: np.array([value], np.float64) for name, value in row.items()}

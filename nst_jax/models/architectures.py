@@ -1,36 +1,31 @@
-"""The layer tables of VGG16 and VGG19 (Simonyan & Zisserman 2014, configurations D and E).
+"""The layers of VGG16 and VGG19 (Simonyan & Zisserman 2014, configurations D and E).
 
-Layers carry the field's names: ``conv3_2`` is the second convolution of block 3 before its
-rectification, ``relu3_2`` the same after it. A pooling stands between two blocks.
+``conv3_2`` is the output of the second convolution of block 3, ``relu3_2`` the same after bias and
+ReLU. A 2×2 pooling separates two blocks. This module does not import JAX.
 """
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final
 
-__all__ = [
-    "BLOCK_WIDTHS",
-    "CONVS_PER_BLOCK",
-    "Padding",
-    "Pooling",
-    "conv_names",
-    "conv_shape",
-    "poolings",
-]
+from nst_jax._types import ModelName
 
-Pooling = Literal["max", "average", "l2"]
-"""How blocks are joined: VGG was trained with max pooling; the paper prefers average."""
+__all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "Params", "conv_names", "conv_shape", "num_poolings"]
 
-Padding = Literal["replicate", "same"]
-"""The border of the first convolution: the picture's edge repeated, or zeros as in training."""
+Params = Mapping[str, Mapping[str, Any]]
+"""The network parameters: ``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``."""
 
 BLOCK_WIDTHS: Final = (64, 128, 256, 512, 512)
-"""Filters of every convolution in blocks 1 to 5; both networks share them."""
+"""Number of filters of every convolution in blocks 1 to 5, the same in both models."""
 
-CONVS_PER_BLOCK: Final = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-"""Convolutions in blocks 1 to 5, by model."""
+CONVS_PER_BLOCK: Final[Mapping[ModelName, tuple[int, ...]]] = {
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+"""Number of convolutions in blocks 1 to 5."""
 
 
-def conv_names(model: str) -> tuple[str, ...]:
-    """Names of all convolutions of ``model``, from the image up.
+def conv_names(model: ModelName) -> tuple[str, ...]:
+    """Names of all convolutions of ``model``, shallowest first.
 
     >>> conv_names("vgg16")[:4], len(conv_names("vgg16")), len(conv_names("vgg19"))
     (('conv1_1', 'conv1_2', 'conv2_1', 'conv2_2'), 13, 16)
@@ -43,7 +38,7 @@ def conv_names(model: str) -> tuple[str, ...]:
 
 
 def conv_shape(name: str) -> tuple[int, int, int, int]:
-    """Kernel shape of the convolution ``name`` as (height, width, in, out).
+    """Shape of the kernel of the convolution ``name``: (height, width, channels in, channels out).
 
     >>> conv_shape("conv1_1"), conv_shape("conv3_1"), conv_shape("conv3_2")
     ((3, 3, 3, 64), (3, 3, 128, 256), (3, 3, 256, 256))
@@ -55,10 +50,10 @@ def conv_shape(name: str) -> tuple[int, int, int, int]:
     return (3, 3, 3 if block == 1 else BLOCK_WIDTHS[block - 2], filters)
 
 
-def poolings(layer: str) -> int:
-    """How many poolings stand before a layer: its block's number less one.
+def num_poolings(layer: str) -> int:
+    """Number of poolings between the image and ``layer``; its stride is 2 to that power.
 
-    >>> poolings("conv1_2"), poolings("relu5_1")
+    >>> num_poolings("conv1_2"), num_poolings("relu5_1")
     (0, 4)
     """
     return int(layer.removeprefix("conv").removeprefix("relu").split("_")[0]) - 1

@@ -1,80 +1,95 @@
-"""The network's weights as it computes with them: in which number format, and in which form."""
+"""Network parameters as this device computes fastest with them: their dtype and kernel form."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from nst_jax.models.architectures import conv_names
-from nst_jax.models.kernels import winograd
-from nst_jax.models.vgg import Params, check_taps, model_of
+from nst_jax.errors import InputError
+from nst_jax.models.architectures import Params, conv_names
+from nst_jax.models.kernels.winograd import WinogradKernel, transform_kernel
+from nst_jax.models.vgg import detect_model, required_convs
 
-__all__ = ["network_dtype", "prepare_params"]
+__all__ = ["prepare_params", "resolve_dtype"]
 
-WINOGRAD_CHANNELS: Final = 128
-"""From so many input and output channels on, Winograd's convolution is the faster one on a CPU:
-with 64 of either it brings nothing, with 512 it takes a third to a half of the other's time
-(``benchmarks/NOTES.md``)."""
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+WINOGRAD_MIN_CHANNELS: Final = 128
+"""Winograd's convolution is faster on CPU with at least so many input and output channels. With 64
+it gains nothing; with 512 it takes a third to half of the time (``docs/performance.md``)."""
 
 
 def prepare_params(
-    params: Params, dtype: str = "auto", taps: Sequence[str] | None = None
+    params: Params, dtype: str = "auto", layers: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Put a network's weights on the device, in the format and form that it is fastest with.
+    """Put network parameters on the device, in the dtype and form that it is fastest with.
 
-    On CPUs the form is Winograd's (`nst_jax.models.kernels.winograd`), in which a step takes two thirds of the
-    time; not so for bfloat16 on processors with AMX, which multiply so fast that moving the numbers
-    into that form costs more. It rounds a little more, by some 1e-6 of a convolution's result in
-    float32 and 1e-2 in bfloat16, and takes four times the kernels' memory. Everything takes
-    parameters as they were loaded just as well.
+    On CPU the kernels of the deep layers become a `nst_jax.models.kernels.winograd.WinogradKernel`,
+    which takes a third off the time of a step. They stay as they are in bfloat16 on processors with
+    AMX, because those multiply so fast that the transforms cost more than they save. Winograd's
+    form adds a rounding error of about 1e-6 of a convolution's output in float32, and of 1e-2 in
+    bfloat16, and takes four times the memory of the kernels.
+
+    Every function of this package takes loaded and prepared parameters alike. Both support reverse
+    mode only (``jax.grad``, ``jax.vjp``): the layers are ``jax.custom_vjp`` functions.
 
     Args:
-        params: converted weights (`nst_jax.models.weights.load`), of a whole network.
-        dtype: ``float32``, ``bfloat16`` or ``auto``: see `network_dtype`.
-        taps: what will be read of the network, all of it by default. Layers deeper than the deepest
-            of these stay as they are.
+        params: the parameters of a whole network, as `nst_jax.models.weights.load` returns them.
+        dtype: ``float32``, ``bfloat16`` or ``auto``; see `resolve_dtype`.
+        layers: the layers that will be requested; all by default. Parameters of deeper layers are
+            returned as they are.
+
+    Returns:
+        The parameters, layer by layer. ``input`` is float32.
 
     Raises:
-        InputError: the layers are no network's, or one of the taps is none of its.
+        InputError: the parameters are of neither model or prepared already, the model lacks one
+            of ``layers``, or ``dtype`` is unknown.
     """
-    number = network_dtype(dtype)
-    fast_products = number == jnp.bfloat16 and _processor_has("amx_bf16")
-    by_winograd = jax.default_backend() == "cpu" and not fast_products
-    model = model_of(params)
-    names = conv_names(model)
-    if taps is not None:
-        check_taps(model, taps)
-        used = [names.index(tap.replace("relu", "conv")) for tap in taps]
-        names = names[: max(used, default=-1) + 1]
+    network_dtype = resolve_dtype(dtype)
+    fast_bf16_matmul = network_dtype == jnp.bfloat16 and _cpu_has("amx_bf16")
+    use_winograd = jax.default_backend() == "cpu" and not fast_bf16_matmul
+    model = detect_model(params)
     prepared = {layer: dict(arrays) for layer, arrays in params.items()}
     prepared["input"] = {name: jnp.asarray(x, jnp.float32) for name, x in params["input"].items()}
-    for name in names:
+    for name in conv_names(model) if layers is None else required_convs(model, layers):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        transformed = by_winograd and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        if isinstance(kernel, WinogradKernel):
+            raise InputError("these parameters are prepared already; give the loaded ones")
+        deep = min(kernel.shape[2:]) >= WINOGRAD_MIN_CHANNELS
+        convert = transform_kernel if use_winograd and deep else jnp.asarray
         prepared[name] = {
-            "kernel": (winograd.transform if transformed else jnp.asarray)(kernel, number),
-            "bias": jnp.asarray(bias, number),
+            "kernel": convert(kernel, network_dtype),
+            "bias": jnp.asarray(bias, network_dtype),
         }
     return prepared
 
 
-def network_dtype(choice: str) -> Any:
-    """Turn ``float32``, ``bfloat16`` or ``auto`` into a dtype.
+def resolve_dtype(dtype: str) -> Any:
+    """Turn ``float32``, ``bfloat16`` or ``auto`` into a NumPy dtype.
 
-    ``auto`` is bfloat16 wherever the hardware multiplies it faster than float32: on GPUs, TPUs and
-    processors with AMX or AVX-512's bfloat16. Losses and the picture itself stay in float32 either
-    way.
+    ``auto`` is bfloat16 where the hardware multiplies it faster than float32: on GPU, on TPU and on
+    processors with AMX or the bfloat16 instructions of AVX-512. The losses and the image are
+    float32 in either case.
+
+    Raises:
+        InputError: another name.
     """
-    if choice != "auto":
-        return jnp.dtype(choice)
-    fast = jax.default_backend() != "cpu" or _processor_has("amx_bf16", "avx512_bf16")
-    return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
+    if dtype not in get_args(DtypeName):
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(get_args(DtypeName))}")
+    if dtype == "auto":
+        fast = jax.default_backend() != "cpu" or _cpu_has("amx_bf16", "avx512_bf16")
+        dtype = "bfloat16" if fast else "float32"
+    return jnp.dtype(dtype)
 
 
-def _processor_has(*flags: str) -> bool:
-    """Whether it has one of these, as Linux names them, which must have switched AMX on for it."""
+def _cpu_has(*flags: str) -> bool:
+    """Whether the processor has one of ``flags``, in the spelling of Linux's /proc/cpuinfo.
+
+    Linux lists AMX only if it has enabled it.
+    """
     try:
         return not set(flags).isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # other systems do not have this file

@@ -1,42 +1,49 @@
-"""The feature extractor: VGG16 and VGG19 as one Flax module, read at named taps.
+"""The feature extractor: VGG16 and VGG19 as one Flax module that returns the requested layers.
 
-Images are float RGB in [0, 1], shape (h, w, 3); features are (h_l, w_l, n_l). One image a call:
-batch with ``jax.vmap``, which XLA turns into one batched convolution.
+Images are float RGB in [0, 1], shape (h, w, 3); features are (h_l, w_l, n_l). One call takes one
+image; batch with ``jax.vmap``, which XLA turns into one batched convolution.
 
-The module is written with Flax NNX, the API that Flax' documentation puts first for new code. An
-NNX module is an ordinary object that holds its variables, so it can be *built inside* a traced
-function around the arrays that the function was given: ``VGG(params)(image, taps)``. Nothing is
-split, merged or closed over, the parameters stay a plain pytree that is an argument of whatever is
-jitted, and they are `Frozen` variables, not ``nnx.Param``, so no optimiser that filters on
-trainable parameters will touch them.
+The module is written with Flax NNX. An NNX module is an ordinary object that holds its variables,
+so it can be *built inside* a traced function around the arrays that the function was given:
+``VGG(params)(image, layers)``. The parameters stay a plain pytree, an argument of whatever is
+jitted, and nothing is closed over. They are `FrozenParam` variables, not ``nnx.Param``, so that no
+optimizer that filters on trainable parameters changes them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from nst_jax._types import ModelName, Padding, Pooling
 from nst_jax.errors import InputError
-from nst_jax.models.architectures import CONVS_PER_BLOCK, Padding, Pooling, conv_names, poolings
-from nst_jax.models.kernels.conv3x3 import convolve
-from nst_jax.models.layers import POOLING_GAIN, pool, rectify
+from nst_jax.models.architectures import CONVS_PER_BLOCK, Params, conv_names, num_poolings
+from nst_jax.models.kernels.conv3x3 import conv3x3
+from nst_jax.models.kernels.winograd import WinogradKernel
+from nst_jax.models.layers import bias_relu, pool
 
-__all__ = ["VGG", "Params", "Window", "check_taps", "model_of", "reach", "tap_names"]
+__all__ = [
+    "VGG",
+    "Params",
+    "PatchWindow",
+    "check_layers",
+    "detect_model",
+    "layer_names",
+    "receptive_radius",
+    "required_convs",
+]
 
-Params = Mapping[str, Mapping[str, Any]]
-"""``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``: see `nst_jax.models.weights.load`."""
 
-
-class Window(NamedTuple):
-    """Where in a picture a patch of it lies; it may stick out on every side.
+class PatchWindow(NamedTuple):
+    """Position of a patch in an image. The patch may extend beyond the image on every side.
 
     Attributes:
-        top: the row of the picture at which the patch begins, a multiple of 2^b for b poolings.
-        left: the column likewise.
-        height: the picture's.
-        width: the picture's.
+        top: image row of the first row of the patch, a multiple of 2^b for b poolings.
+        left: image column of its first column, a multiple of 2^b as well.
+        height: height of the image.
+        width: width of the image.
     """
 
     top: Int[Array, ""] | int
@@ -44,71 +51,82 @@ class Window(NamedTuple):
     height: int
     width: int
 
-    def pooled(self) -> "Window":
-        """The same place after a pooling, which drops an odd last row or column."""
-        return Window(self.top // 2, self.left // 2, self.height // 2, self.width // 2)
+    def downsample(self) -> "PatchWindow":
+        """The same position after a pooling, which drops an odd last row or column."""
+        return PatchWindow(self.top // 2, self.left // 2, self.height // 2, self.width // 2)
 
-    def clear(self, x: Float[Array, "h w n"]) -> Float[Array, "h w n"]:
-        """Put zeros wherever ``x``, which fills the patch, is outside of the picture."""
+    def zero_outside(self, x: Float[Array, "h w n"]) -> Float[Array, "h w n"]:
+        """Zero the positions of the patch ``x`` that are outside of the image."""
         rows, columns = self.top + jnp.arange(x.shape[0]), self.left + jnp.arange(x.shape[1])
-        inside = (rows >= 0) & (rows < self.height), (columns >= 0) & (columns < self.width)
-        # A product, because XLA would keep the zeros of a choice, as large as x, for the whole loop
-        # over the tiles.
-        return x * (inside[0][:, None] & inside[1])[..., None].astype(x.dtype)
+        row_inside = (rows >= 0) & (rows < self.height)
+        column_inside = (columns >= 0) & (columns < self.width)
+        # A product, because for jnp.where XLA keeps an array of zeros as large as x in memory
+        # during the whole loop over the tiles.
+        return x * (row_inside[:, None] & column_inside)[..., None].astype(x.dtype)
 
 
-class Frozen(nnx.Variable[Any]):
-    """A weight that is never trained."""
+class FrozenParam(nnx.Variable[Any]):
+    """A parameter that is never trained."""
 
 
 class Conv(nnx.Module):
-    """A 3×3 convolution of stride 1 over an (h, w, c) array, with its weights given."""
+    """A 3×3 convolution that holds its bias and does not add it."""
 
-    def __init__(self, weights: Mapping[str, Any], *, padding: Padding = "same") -> None:
-        self.kernel = Frozen(jnp.asarray(weights["kernel"]))
-        self.bias = Frozen(jnp.asarray(weights["bias"]))
+    def __init__(self, params: Mapping[str, Any], *, padding: Padding = "same") -> None:
+        kernel = params["kernel"]
+        self.is_winograd = isinstance(kernel, WinogradKernel)
+        self.kernel = FrozenParam(jnp.asarray(kernel.values if self.is_winograd else kernel))
+        self.bias = FrozenParam(jnp.asarray(params["bias"]))
         self.padding = padding
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w n"]:
-        """Convolve in the kernel's dtype, without the bias; the output is as large as the input."""
+        """Convolve in the dtype of the kernel; the output is as large as the input."""
         kernel = self.kernel[...]
         x = x.astype(kernel.dtype)
-        border = "SAME"
+        kernel = WinogradKernel(kernel) if self.is_winograd else kernel
         if self.padding == "replicate":
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
-            border = "VALID"
-        return jnp.asarray(convolve(x, kernel, border))
+            return conv3x3(x, kernel, "VALID")
+        return conv3x3(x, kernel, "SAME")
 
 
 class VGG(nnx.Module):
     """The convolutional part of VGG16 or VGG19 (Simonyan & Zisserman 2014).
 
-    Which of the two it is follows from the layers that ``params`` holds. The network computes in
-    the dtype of the kernels: cast the parameters to bfloat16 and it runs in bfloat16.
+    The layers in ``params`` decide which of the two it is. The network computes in the dtype of the
+    kernels: parameters in bfloat16 make it run in bfloat16.
+
+    It supports reverse mode only (``jax.grad``, ``jax.vjp``), with loaded and with prepared
+    parameters: its layers are ``jax.custom_vjp`` functions.
 
     Args:
-        params: converted weights (`nst_jax.models.weights.load`), kernels HWIO, as they are or as
-            `nst_jax.prepare_params` gives them, with the preprocessing that they were trained under
-            in ``params["input"]``.
-        pooling: how blocks are joined. ``average`` and ``l2`` are scaled so that activations keep
-            the size that max pooling gives them.
-        padding: border of the first convolution. ``replicate`` repeats the picture's edge, which
-            avoids the dark frame that VGG's own zero padding (``same``) leaves in an optimised
-            picture. All other convolutions pad with zeros, as trained.
+        params: network parameters with kernels (3, 3, in, out), as `nst_jax.models.weights.load`
+            or `nst_jax.prepare_params` returns them. ``params["input"]`` holds the mean and the
+            standard deviation of the pixels that the network was trained with.
+        pooling: how blocks are joined: ``max``, ``average`` or ``l2``. The last two are scaled such
+            that activations have the size that max pooling gives them.
+        padding: the border of the first convolution. ``replicate`` repeats the edge of the image,
+            which avoids the dark frame that zeros (``same``) leave in an optimized image. All
+            other convolutions pad with zeros, as in training.
+
+    Raises:
+        InputError: the parameters are of neither model, or ``pooling`` or ``padding`` is unknown.
     """
 
     def __init__(
         self, params: Params, *, pooling: Pooling = "max", padding: Padding = "replicate"
     ) -> None:
-        if pooling not in get_args(Pooling):
-            raise InputError(f"pooling is {pooling!r}; choose one of {', '.join(POOLING_GAIN)}")
-        if padding not in get_args(Padding):
-            raise InputError(f"padding is {padding!r}; choose replicate or same")
-        self.model = model_of(params)
+        for name, value, choices in (
+            ("pooling", pooling, get_args(Pooling)),
+            ("padding", padding, get_args(Padding)),
+        ):
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        self.model: ModelName = detect_model(params)
         self.pooling: Pooling = pooling
         self.padding: Padding = padding
-        self.mean = Frozen(jnp.asarray(params["input"]["mean"]))
-        self.std = Frozen(jnp.asarray(params["input"]["std"]))
+        self.mean = FrozenParam(jnp.asarray(params["input"]["mean"]))
+        self.std = FrozenParam(jnp.asarray(params["input"]["std"]))
         self.convs = nnx.Dict(
             {
                 name: Conv(params[name], padding=padding if name == "conv1_1" else "same")
@@ -119,91 +137,93 @@ class VGG(nnx.Module):
     def __call__(
         self,
         image: Float[Array, "h w 3"],
-        taps: Sequence[str],
-        window: Window | None = None,
-        *,
-        beside: Mapping[str, Callable[[Array], tuple[Array, Any]]] | None = None,
-    ) -> dict[str, Any]:
-        """Return the features of ``image`` at ``taps``, computed no deeper than the deepest.
+        layers: Sequence[str],
+        window: PatchWindow | None = None,
+    ) -> dict[str, Array]:
+        """Compute the features of ``image`` at ``layers``, and no layer deeper than those.
 
         Args:
             image: RGB in [0, 1].
-            taps: names such as ``conv4_2`` (before the rectification) or ``relu4_2`` (after it).
-            window: given, ``image`` is a patch of a picture and the features are the picture's
-                there, zero outside of it; except within `reach` of the patch's own sides, where
-                they lack their neighbours. One pixel around the picture must repeat its edge.
-            beside: what to return instead of the features at some of the taps named relu…, by
-                tap. Called with the features, each returns them, for the layers above, and that.
+            layers: names such as ``conv4_2`` (before bias and ReLU) or ``relu4_2`` (after them).
+            window: if given, ``image`` is a patch of a larger image, and the features are those of
+                the larger image at the patch, and zero outside of the larger image. They are
+                wrong within `receptive_radius` of a side of the patch that is inside of the larger
+                image. With ``replicate`` the first pixel beyond the larger image must repeat its
+                edge.
 
         Returns:
-            The features by tap, (h / 2^b, w / 2^b, filters) in block b + 1, in the kernels' dtype;
-            or what was asked for ``beside`` them.
+            The features by layer, (h // 2^b, w // 2^b, filters) after b poolings, in the dtype of
+            the kernels.
 
         Raises:
-            InputError: a tap that the model has not, or an image too small for the deepest one.
+            InputError: the model lacks one of the layers, or the image is too small for one.
         """
-        check_taps(self.model, taps)
-        wanted, features = set(taps), {}
-        height, width = image.shape[:2] if window is None else window[2:]
-        smallest = min(height, width)
+        convs = required_convs(self.model, layers)
+        _check_size(image.shape[:2] if window is None else (window.height, window.width), layers)
+        features = {}
         x = (image - self.mean[...]) / self.std[...]
-        if window is not None and self.padding == "same":
-            x = window.clear(x)
-        ends = {f"conv{b}_{n}" for b, n in enumerate(CONVS_PER_BLOCK[self.model], start=1)}
-        pending_bias = None
-        for name, conv in self.convs.items():
+        if self.padding == "same":
+            x = _zero_outside(x, window)
+        for name in convs:
             if name.endswith("_1") and name != "conv1_1":
-                smallest //= 2
-                if smallest < 1:
-                    raise InputError(
-                        f"an image of {width}x{height} pixels is too small for {name}; use a "
-                        f"larger one or shallower layers"
-                    )
                 x = pool(x, self.pooling)
-                if pending_bias is not None:
-                    x = rectify(x, pending_bias)
-                if window is not None:
-                    window = window.pooled()
-                    x = window.clear(x)
-            x = conv(x)
-            bias = conv.bias[...].astype(x.dtype)
-            clear = window.clear if window is not None else lambda x: x
+                window = None if window is None else window.downsample()
+                x = _zero_outside(x, window)
+            x = self.convs[name](x)
+            bias = self.convs[name].bias[...].astype(x.dtype)
+            if name in layers:
+                features[name] = _zero_outside(x + bias, window)
+            x = _zero_outside(bias_relu(x, bias), window)
             relu_name = name.replace("conv", "relu")
-            if name in wanted:
-                features[name] = clear(x + bias)
-            # Max pooling may as well come first: then a quarter of the numbers are left.
-            pool_first = self.pooling == "max" and name in ends and relu_name not in wanted
-            pending_bias = bias if pool_first else None
-            if not pool_first:
-                x = clear(rectify(x, bias))
-            if beside and relu_name in beside:
-                x, features[relu_name] = beside[relu_name](x)
-            elif relu_name in wanted:
+            if relu_name in layers:
                 features[relu_name] = x
-            if len(features) == len(wanted):
-                break
         return features
 
 
-def reach(model: str, taps: Sequence[str]) -> int:
-    """How many pixels beyond its own a position of the deepest of ``taps`` sees on either side.
-
-    >>> reach("vgg16", ["relu1_1"]), reach("vgg19", ["relu4_2", "conv2_1"])
-    (1, 38)
-    """
-    pixels, far = 0, 0
-    for name in conv_names(model):
-        pixels += 2 ** poolings(name)
-        if name in taps or name.replace("conv", "relu") in taps:
-            far = pixels
-    return far
+def _zero_outside(x: Float[Array, "h w n"], window: PatchWindow | None) -> Float[Array, "h w n"]:
+    return x if window is None else window.zero_outside(x)
 
 
-def model_of(params: Params) -> str:
-    """Name the model (``vgg16`` or ``vgg19``) whose layers ``params`` holds.
+def _check_size(shape: tuple[int, ...], layers: Sequence[str]) -> None:
+    height, width = shape
+    for layer in layers:
+        stride = 2 ** num_poolings(layer)
+        if min(shape) < stride:
+            raise InputError(
+                f"an image of {width}x{height} pixels is too small for {layer}, which needs "
+                f"{stride}x{stride}; use a larger image or shallower layers"
+            )
+
+
+def required_convs(model: ModelName, layers: Sequence[str]) -> tuple[str, ...]:
+    """Names of the convolutions of ``model`` up to the deepest of ``layers``.
+
+    >>> required_convs("vgg16", ["relu2_1", "conv1_1"])
+    ('conv1_1', 'conv1_2', 'conv2_1')
 
     Raises:
-        InputError: the layers are neither's.
+        InputError: the model lacks one of the layers.
+    """
+    check_layers(model, layers)
+    names = conv_names(model)
+    depths = [names.index(layer.replace("relu", "conv")) + 1 for layer in layers]
+    return names[: max(depths, default=0)]
+
+
+def receptive_radius(model: ModelName, layers: Sequence[str]) -> int:
+    """Number of pixels beyond its own, per side, that the deepest of ``layers`` depends on.
+
+    >>> receptive_radius("vgg16", ["relu1_1"]), receptive_radius("vgg19", ["relu4_2", "conv2_1"])
+    (1, 38)
+    """
+    return sum(2 ** num_poolings(name) for name in required_convs(model, layers))
+
+
+def detect_model(params: Params) -> ModelName:
+    """Return the model whose layers ``params`` holds.
+
+    Raises:
+        InputError: the layers are of neither model.
     """
     layers = set(params) - {"input"}
     for model in CONVS_PER_BLOCK:
@@ -212,20 +232,22 @@ def model_of(params: Params) -> str:
     raise InputError(f"the parameters hold {len(layers)} layers, neither VGG16's 13 nor VGG19's 16")
 
 
-def tap_names(model: str) -> tuple[str, ...]:
-    """Every name that can be tapped, from the image up.
+def layer_names(model: ModelName) -> tuple[str, ...]:
+    """Names of all layers whose features `VGG` can return, shallowest first.
 
-    >>> tap_names("vgg16")[:4]
+    >>> layer_names("vgg16")[:4]
     ('conv1_1', 'relu1_1', 'conv1_2', 'relu1_2')
     """
-    return tuple(tap for conv in conv_names(model) for tap in (conv, conv.replace("conv", "relu")))
+    return tuple(
+        name for conv in conv_names(model) for name in (conv, conv.replace("conv", "relu"))
+    )
 
 
-def check_taps(model: str, taps: Sequence[str]) -> None:
-    """Raise `InputError` for the first of ``taps`` that ``model`` has not."""
-    for tap in taps:
-        if tap not in tap_names(model):
+def check_layers(model: ModelName, layers: Sequence[str]) -> None:
+    """Raise `InputError` for the first of ``layers`` that ``model`` lacks."""
+    for layer in layers:
+        if layer not in layer_names(model):
             raise InputError(
-                f"unknown layer {tap!r}: {model} has convB_I and reluB_I with B from 1 to 5 and I "
-                f"up to {', '.join(map(str, CONVS_PER_BLOCK[model]))} in blocks 1 to 5"
+                f"unknown layer {layer!r}: {model} has convB_I and reluB_I with B from 1 to 5 and "
+                f"I up to {', '.join(map(str, CONVS_PER_BLOCK[model]))} in blocks 1 to 5"
             )

@@ -259,7 +259,7 @@ def _results(
             stop = on_progress is not None and bool(on_progress(progress))
             if stop or progress.done:
                 yield from progress.results()
-            if stop:
+            if stop and not (progress.done and progress.is_last):
                 return
 
 

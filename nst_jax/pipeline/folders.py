@@ -145,6 +145,7 @@ def _stylize_pending(
         checkpoint=checkpoint,
         resume=checkpoints.is_of(checkpoint, job),
     )
+    stop = False
     with closing(progresses):
         for progress in progresses:
             stop = on_progress is not None and bool(on_progress(progress))
@@ -154,9 +155,9 @@ def _stylize_pending(
                     result.save(item.out)
                     pending.remove(item)
                     yield item
-            if stop:
+            if stop and not (progress.done and progress.is_last):
                 return True
-    return False
+    return stop
 
 
 def _check_items(items: Sequence[BatchItem], folder: Path) -> None:

@@ -99,6 +99,11 @@ class Progress:
         return batch.postprocess(np.asarray(current_image(self.state, batch.job.ema_decay)))
 
     @property
+    def is_last(self) -> bool:
+        """Whether no further images follow those of this batch."""
+        return self.index + self.batch_size >= self.num_images
+
+    @property
     def history(self) -> History:
         """The metrics of all steps of this image."""
         return concatenate_history(self._batch.metrics)
@@ -135,7 +140,8 @@ def run(
         batch_size: how many images run in one batch; None for the fastest way.
         callback_every: also yield at multiples of this many steps.
         checkpoint: a file that holds the state. It is written every two minutes, after each image
-            of several, and when the caller stops the iteration; it is removed at the end.
+            of several, and when the caller leaves the iteration early; it is removed when the
+            caller has received all images and the iteration ends.
         resume: continue from that file, with the image that it holds. On the same machine the
             images are bit for bit those of an uninterrupted run.
 
@@ -162,17 +168,14 @@ def run(
     try:
         for progress in batches:
             yield progress
-            more_images = progress.index + progress.batch_size < progress.num_images
             is_due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            if is_due or (progress.done and more_images):
+            if is_due or (progress.done and not progress.is_last):
                 _save_checkpoint(checkpoint, job, progress)
                 saved_at = time.monotonic()
-    except GeneratorExit:  # The caller stopped; the state is that of the last progress.
+    except GeneratorExit:  # The caller stopped, perhaps by an error; the state is still valid.
         assert progress is not None
-        finished = progress.done and progress.index + progress.batch_size >= progress.num_images
-        if not finished:
-            _save_checkpoint(checkpoint, job, progress)
-            raise
+        _save_checkpoint(checkpoint, job, progress)
+        raise
     checkpoints.remove(checkpoint)
 
 

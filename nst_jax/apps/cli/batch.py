@@ -1,70 +1,61 @@
-"""The commands that make many pictures: ``nst-jax batch | interpolate``."""
+"""The commands that make many images: ``nst-jax batch`` and ``nst-jax interpolate``."""
 
 import json
 from collections import Counter
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nst_jax.apps.cli.options import (
-    BALANCE_OPTIONS,
     BATCH_OPTIONS,
     COLOR_OPTIONS,
     COMMON_OPTIONS,
     CONTENT_INIT_OPTIONS,
     CONTENT_OPTIONS,
     FILE,
-    OUT_OPTIONS,
-    PRESETS,
-    QUIET_OPTIONS,
-    SCALE_OPTIONS,
+    LEVEL_OPTIONS,
+    OUT_OPTION,
+    RESUME_OPTION,
     SIZE_OPTIONS,
     STYLE_OPTIONS,
-    given,
+    WEIGHT_OPTIONS,
+    pop_settings,
     with_options,
 )
 from nst_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from nst_jax.optimize.loop import Progress
+    from nst_jax.pipeline import Progress
 
-__all__ = ["INTERRUPTED", "batch", "interpolate"]
+__all__ = ["batch", "interpolate"]
 
-BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
 SHARED_OPTIONS: Final = (
     *SIZE_OPTIONS,
-    *SCALE_OPTIONS,
-    *BALANCE_OPTIONS,
+    *LEVEL_OPTIONS,
+    *WEIGHT_OPTIONS,
     *CONTENT_INIT_OPTIONS,
     *STYLE_OPTIONS,
     *CONTENT_OPTIONS,
     *COLOR_OPTIONS,
     *COMMON_OPTIONS,
     *BATCH_OPTIONS,
-    *QUIET_OPTIONS,
 )
 
 
 @click.command()
 @click.argument("contents", type=FILE, nargs=-1, required=True)
 @with_options(
-    (
-        click.option(
-            "--styles",
-            type=FILE,
-            multiple=True,
-            required=True,
-            help="A style picture, or a folder of them; may be given several times.",
-        ),
-        click.option("-o", "--out", type=FILE, required=True, help="The folder to write to."),
-        click.option(
-            "--suffix", default=".png", show_default=True, help="Of the files, for their format."
-        ),
+    click.option(
+        "--styles",
+        type=FILE,
+        multiple=True,
+        required=True,
+        help="A style image or a folder of them; may be given several times.",
     ),
+    click.option("-o", "--out", type=FILE, required=True, help="Folder to write to."),
+    click.option("--suffix", default=".png", show_default=True, help="Decides the file format."),
     SHARED_OPTIONS,
 )
 def batch(
@@ -72,142 +63,132 @@ def batch(
     styles: tuple[Path, ...],
     out: Path,
     suffix: str,
-    batch: int | None,
+    batch_size: int | None,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Paint each of CONTENTS, files or folders of them, in each style.
+    """Stylize each of CONTENTS, files or folders of them, with each style.
 
-    Pictures are named CONTENT-STYLE.png. Those that are there already are left, so that the same
-    command takes up a run that was stopped. A bad file is told at the end and stops nothing.
+    Images are named CONTENT-STYLE.png. An image that exists already stays, so the same command
+    continues a run that was stopped. A bad file is reported at the end and stops nothing.
     """
-    from nst_jax.apps.cli.run import keep_compiled_programs, stop_on_interrupt
-    from nst_jax.pipeline.folders import pictures_in, stylize_pairs
+    from nst_jax.apps.cli.run import ProgressBar, enable_compilation_cache, stop_on_signal
+    from nst_jax.pipeline import list_images, stylize_folder
 
-    preset = PRESETS[options.pop("preset")]
+    settings = pop_settings(options)
     for path in (*contents, *styles):
         if path.is_dir() and out.exists() and path.samefile(out):
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
-    found, painters = pictures_in(contents), pictures_in(styles)
-    keep_compiled_programs()
+    content_paths, style_paths = list_images(contents), list_images(styles)
+    enable_compilation_cache()
     made = skipped = 0
     failures: Counter[str] = Counter()
-    with ExitStack() as open_files, stop_on_interrupt() as interrupted:
-        bar = Pictures(open_files, len(found) * len(painters), quiet=quiet)
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(stop_on_signal())
+        bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
 
         def on_progress(progress: "Progress") -> bool:
-            bar.follow(progress)
-            return interrupted(started=True)
+            bar.update(progress)
+            return stop_requested()
 
-        for pair in stylize_pairs(
-            found,
-            painters,
+        for item in stylize_folder(
+            content_paths,
+            style_paths,
             out,
-            preset,
+            settings,
             suffix=suffix,
-            batch=batch,
+            batch_size=batch_size,
             on_progress=on_progress,
-            **given(options),
         ):
-            bar.advance()
-            made += pair.error is None and not pair.skipped
-            skipped += pair.skipped
-            if pair.error is not None:
-                failures[str(pair.error)] += 1
-        finished = made + skipped + failures.total() == len(found) * len(painters)
-        stopped = interrupted(started=True) and not finished
-    for failure, pictures in failures.items():
-        click.echo(f"error: {failure} ({pictures} of the pictures)", err=True)
-    click.echo(f"{out}: {made} pictures made, {skipped} there before, {failures.total()} failed")
+            made += item.error is None and not item.skipped
+            skipped += item.skipped
+            if item.error is not None:
+                failures[str(item.error)] += 1
+    total = len(content_paths) * len(style_paths)
+    stopped = made + skipped + failures.total() < total
+    for failure, count in failures.items():
+        click.echo(f"error: {failure} ({count} of the images)", err=True)
+    click.echo(f"{out}: {made} images made, {skipped} skipped, {failures.total()} failed")
     if stopped:
-        click.echo(f"{out}: stopped; the same command goes on", err=True)
+        click.echo(f"{out}: stopped; the same command continues", err=True)
     if failures or stopped:
-        click.get_current_context().exit(INTERRUPTED if stopped else BAD_INPUT)
+        click.get_current_context().exit(130 if stopped else 2)
 
 
 @click.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(
-    OUT_OPTIONS,
-    (
-        click.option(
-            "--pictures", type=click.IntRange(2), default=5, show_default=True, help="How many."
-        ),
+    OUT_OPTION,
+    click.option(
+        "--num-images", type=click.IntRange(2), default=5, show_default=True, help="How many."
     ),
+    RESUME_OPTION,
     SHARED_OPTIONS,
 )
 def interpolate(
     content: Path,
     style: tuple[Path, ...],
     out: Path,
-    pictures: int,
-    batch: int | None,
+    num_images: int,
+    batch_size: int | None,
+    resume: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Paint CONTENT in blends that go from the first STYLE to the last, as one strip."""
+    """Stylize CONTENT with mixes that go from the first STYLE to the last, as one strip.
+
+    Each finished image is written as OUT.N.png until the strip is complete.
+    """
     import numpy as np
 
-    from nst_jax.apps.cli.run import check_files, keep_compiled_programs, stop_on_interrupt
-    from nst_jax.images import io as images
-    from nst_jax.pipeline import api as stylization
+    from nst_jax import images
+    from nst_jax.apps.cli.run import (
+        ProgressBar,
+        check_outputs,
+        enable_compilation_cache,
+        setting_files,
+        stop_on_signal,
+    )
+    from nst_jax.pipeline import run
+    from nst_jax.pipeline.api import interpolation_job
 
-    preset = PRESETS[options.pop("preset")]
-    check_files(out, None, (content, *style), previews=False)
-    keep_compiled_programs()
-    made = []
-    with ExitStack() as open_files, stop_on_interrupt() as interrupted:
-        bar = Pictures(open_files, pictures, quiet=quiet)
-
-        def on_progress(progress: "Progress") -> bool:
-            bar.follow(progress)
-            return interrupted(started=True)
-
-        for result in stylization.interpolate(
-            content,
-            style,
-            preset,
-            pictures=pictures,
-            batch=batch,
-            on_progress=on_progress,
-            **given(options),
-        ):
-            if result.settings["stopped"]:
+    settings = pop_settings(options)
+    panels = [out.with_name(f"{out.name}.{i + 1}.png") for i in range(num_images)]
+    for path in (out, *panels):
+        check_outputs(path, [content, *style, *setting_files(settings)])
+    enable_compilation_cache()
+    job = interpolation_job(content, style, settings, num_images=num_images)
+    done = 0
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(stop_on_signal())
+        bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+        progresses = run(job, batch_size=batch_size, checkpoint=checkpoint, resume=resume)
+        stack.enter_context(closing(progresses))
+        for progress in progresses:
+            bar.update(progress)
+            done = progress.index
+            if progress.done:
+                for i, result in enumerate(progress.results(), start=progress.index):
+                    result.save(panels[i])
+                done += progress.batch_size
+            if stop_requested() and done < num_images:
                 break
-            bar.advance()
-            made.append(result)
-    if not made:
-        click.echo("stopped before the first picture was done", err=True)
-        click.get_current_context().exit(INTERRUPTED)
-    strip = np.concatenate([result.image for result in made], axis=1)
-    images.write(out, strip, metadata={"nst_jax": json.dumps([r.settings for r in made])})
-    click.echo(f"{out}: {strip.shape[1]}x{strip.shape[0]}, {len(made)} pictures")
-    if len(made) < pictures:
-        click.echo(f"{out}: stopped after {len(made)} of {pictures} pictures", err=True)
-        click.get_current_context().exit(INTERRUPTED)
-
-
-class Pictures:
-    """Shows how many pictures are done, and the loss and step of those under way; it comes with the
-    first step, so that an error before that stands alone."""
-
-    def __init__(self, open_files: ExitStack, total: int, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.open = partial(tqdm, total=total, unit="picture", dynamic_ncols=True, disable=quiet)
-        self.open_files, self.done = open_files, 0
-        self.bar: tqdm[Any] | None = None
-
-    def follow(self, progress: "Progress") -> None:
-        """Show where the pictures under way are."""
-        if self.bar is None:
-            self.bar = self.open_files.enter_context(self.open(initial=self.done))
-        loss = progress.losses[-1]["total"]
-        self.bar.set_postfix(step=f"{progress.step}/{progress.steps}", loss=f"{loss:.4g}")
-
-    def advance(self) -> None:
-        """Count a picture."""
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
+    if done == 0:
+        click.echo("stopped before the first image was finished", err=True)
+        click.get_current_context().exit(130)
+    strip = np.concatenate([images.read(panel).pixels for panel in panels[:done]], axis=1)
+    metadata = [json.loads(images.read_metadata(panel)["nst_jax"]) for panel in panels[:done]]
+    images.write(out, strip, metadata={"nst_jax": json.dumps(metadata)})
+    click.echo(f"{out}: {strip.shape[1]}x{strip.shape[0]}, {done} images")
+    if done < num_images:
+        click.echo(
+            f"{out}: stopped after {done} of {num_images} images; the same command with --resume "
+            "continues",
+            err=True,
+        )
+        click.get_current_context().exit(130)
+    for panel in panels:
+        with suppress(OSError):
+            panel.unlink()

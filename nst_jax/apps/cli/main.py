@@ -5,16 +5,13 @@ JAX is imported by the commands that compute, not by ``--help``.
 
 import logging
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from nst_jax.apps.cli.batch import INTERRUPTED, batch, interpolate
+from nst_jax.apps.cli.batch import batch, interpolate
 from nst_jax.apps.cli.options import (
-    BALANCE_OPTIONS,
     COLOR_OPTIONS,
     COMMON_OPTIONS,
     CONTENT_INIT_OPTIONS,
@@ -22,27 +19,27 @@ from nst_jax.apps.cli.options import (
     FILE,
     INIT_OPTIONS,
     JOB_OPTIONS,
+    LEVEL_OPTIONS,
     MASK_OPTIONS,
-    OUT_OPTIONS,
-    PRESETS,
-    SCALE_OPTIONS,
+    MIX_OPTIONS,
+    OUT_OPTION,
     SIZE_OPTIONS,
     STYLE_OPTIONS,
-    STYLE_WEIGHT_OPTIONS,
-    given,
+    WEIGHT_OPTIONS,
+    pop_settings,
     with_options,
 )
-from nst_jax.apps.cli.weights import group as weights_group
+from nst_jax.apps.cli.weights import weights
 from nst_jax.errors import DivergedError, InputError
-
-if TYPE_CHECKING:
-    from nst_jax.pipeline.api import Result
 
 __all__ = ["main"]
 
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
-class Reporting(click.Group):
-    """A group whose commands end bad input in one line and exit code 2, and at once on Ctrl-C."""
+
+class ErrorReportingGroup(click.Group):
+    """A group whose commands report bad input in one line, with exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -50,22 +47,22 @@ class Reporting(click.Group):
             return super().invoke(ctx)
         except (InputError, DivergedError) as error:
             click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+            ctx.exit(EXIT_BAD_INPUT)
         except (MemoryError, RuntimeError) as error:
             if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                 raise
             click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
-            ctx.exit(2)
+            ctx.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\nAborted!", err=True)
-            # XLA goes on compiling in threads of its own, and brings Python down as it ends.
-            os._exit(INTERRUPTED)
+            # XLA continues to compile in its own threads and would crash Python at its end.
+            os._exit(EXIT_INTERRUPTED)
 
 
-@click.group(cls=Reporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nst-jax")
 def main() -> None:
-    """Paint a photo in the style of a picture: neural style transfer, compiled with JAX."""
+    """Stylize a photo with the style of another image: neural style transfer, compiled with JAX."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     logger = logging.getLogger("nst_jax")
@@ -74,19 +71,19 @@ def main() -> None:
 
 main.add_command(batch)
 main.add_command(interpolate)
-main.add_command(weights_group)
+main.add_command(weights)
 
 
 @main.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(
-    OUT_OPTIONS,
+    OUT_OPTION,
     SIZE_OPTIONS,
-    SCALE_OPTIONS,
-    BALANCE_OPTIONS,
+    LEVEL_OPTIONS,
+    WEIGHT_OPTIONS,
     CONTENT_INIT_OPTIONS,
-    STYLE_WEIGHT_OPTIONS,
+    MIX_OPTIONS,
     MASK_OPTIONS,
     STYLE_OPTIONS,
     CONTENT_OPTIONS,
@@ -95,65 +92,60 @@ main.add_command(weights_group)
     JOB_OPTIONS,
 )
 def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
-    """Paint CONTENT in the style of one or more STYLE pictures."""
-    from nst_jax.pipeline import api as stylization
+    """Stylize CONTENT with one or more STYLE images.
 
-    start(partial(stylization.stylize, content, style), (content, *style), options)
+    Example: nst-jax stylize photo.jpg painting.jpg -o out.png --size 1024
+    """
+    from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline import prepare_job
+
+    settings = pop_settings(options)
+    run_command(lambda: prepare_job(content, style, settings), settings, (content, *style), options)
 
 
 @main.command()
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(
-    OUT_OPTIONS,
+    OUT_OPTION,
     SIZE_OPTIONS,
-    SCALE_OPTIONS,
+    LEVEL_OPTIONS,
     INIT_OPTIONS,
-    STYLE_WEIGHT_OPTIONS,
+    MIX_OPTIONS,
     STYLE_OPTIONS,
     COMMON_OPTIONS,
     JOB_OPTIONS,
 )
 def texture(style: tuple[Path, ...], **options: Any) -> None:
-    """Make a square texture from one or more STYLE pictures, starting from noise."""
-    from nst_jax.pipeline import api as stylization
+    """Synthesize a square texture from one or more STYLE images, starting from noise."""
+    from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline.api import texture_job
 
-    start(partial(stylization.texture, style), style, options)
+    settings = pop_settings(options)
+    run_command(lambda: texture_job(style, settings), settings, style, options)
 
 
 @main.command()
 @click.argument("content", type=FILE)
-@with_options(OUT_OPTIONS, SIZE_OPTIONS, INIT_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS, JOB_OPTIONS)
+@with_options(OUT_OPTION, SIZE_OPTIONS, INIT_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS, JOB_OPTIONS)
 def reconstruct(content: Path, **options: Any) -> None:
-    """Rebuild CONTENT from its features alone, starting from noise: what the layers see."""
-    from nst_jax.pipeline import api as stylization
+    """Reconstruct CONTENT from its features alone, starting from noise: what the layers see."""
+    from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline.api import content_job
 
-    start(partial(stylization.reconstruct, content), (content,), options)
-
-
-def start(job: Callable[..., "Result"], inputs: tuple[Path, ...], options: dict[str, Any]) -> None:
-    """Split a command's options into the job's and the settings', and run the job."""
-    from nst_jax.apps.cli.run import run
-
-    names = ("out", "trace", "save_every", "plot", "sheet", "quiet", "resume")
-    files = {name: options.pop(name) for name in names}
-    preset = PRESETS[options.pop("preset")]
-    more = [Path(options[name]) for name in ("init", "weights") if options[name]]
-    more += options.get("masks") or ()
-    done = run(partial(job, settings=preset, **given(options)), inputs, tuple(more), **files)
-    if not done:
-        click.get_current_context().exit(INTERRUPTED)
+    settings = pop_settings(options)
+    run_command(lambda: content_job(content, settings), settings, (content,), options)
 
 
 @main.command()
-@click.argument("trace", type=FILE)
+@click.argument("log", type=FILE)
 @click.option("-o", "--out", type=FILE, required=True, help="PNG, SVG, PDF or JPEG.")
-def plot(trace: Path, out: Path) -> None:
-    """Draw the losses that a job wrote to TRACE; also while it runs."""
+def plot(log: Path, out: Path) -> None:
+    """Plot the losses in LOG, which a job wrote with --log; also while the job runs."""
     from nst_jax.apps import plots
 
-    if out.exists() and trace.exists() and out.samefile(trace):
-        raise InputError(f"output {str(out)!r} is also the trace; choose another name")
-    plots.plot_losses(plots.read_trace(trace), out)
+    if out.exists() and log.exists() and out.samefile(log):
+        raise InputError(f"output {str(out)!r} is also the log; choose another name")
+    plots.plot_losses(plots.read_log(log), out)
 
 
 if __name__ == "__main__":

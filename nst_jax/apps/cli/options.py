@@ -1,6 +1,6 @@
-"""The command line's options: the settings, as a user types them.
+"""The options of the command line: the settings, as a user types them.
 
-Options say only what differs from the preset, so that every default stands once, in
+An option changes the preset only when the user gives it, so each default stands once, in
 `nst_jax.settings`.
 """
 
@@ -11,11 +11,10 @@ from typing import Any, Final, get_args
 import click
 from click.core import ParameterSource
 
-from nst_jax.models.architectures import Padding, Pooling
-from nst_jax.settings import PAPER, STEPS, Color, Form, Settings
+from nst_jax._types import ColorMode, Normalization, Padding, Pooling
+from nst_jax.settings import DEFAULT_STEPS, PAPER, Settings, override
 
 __all__ = [
-    "BALANCE_OPTIONS",
     "BATCH_OPTIONS",
     "COLOR_OPTIONS",
     "COMMON_OPTIONS",
@@ -24,15 +23,16 @@ __all__ = [
     "FILE",
     "INIT_OPTIONS",
     "JOB_OPTIONS",
+    "LEVEL_OPTIONS",
     "MASK_OPTIONS",
-    "OUT_OPTIONS",
-    "PRESETS",
-    "QUIET_OPTIONS",
-    "SCALE_OPTIONS",
+    "MIX_OPTIONS",
+    "OUT_OPTION",
+    "QUIET_OPTION",
+    "RESUME_OPTION",
     "SIZE_OPTIONS",
     "STYLE_OPTIONS",
-    "STYLE_WEIGHT_OPTIONS",
-    "given",
+    "WEIGHT_OPTIONS",
+    "pop_settings",
     "with_options",
 ]
 
@@ -41,29 +41,23 @@ PRESETS: Final = {"default": DEFAULTS, "paper": PAPER}
 FILE: Final = click.Path(path_type=Path)
 
 
-def number(
-    text: str, kind: click.ParamType, param: click.Parameter | None, ctx: click.Context | None
-) -> float:
-    """Parse a number inside a list; a usage error if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        kind.fail(f"{text!r} is not a number", param, ctx)
+class IntOrNoneType(click.ParamType):
+    """A whole number, or a word that means None."""
 
-
-class Size(click.ParamType):
-    """A number of pixels, or ``original`` for the content's own size (None)."""
-
-    name = "pixels|original"
+    def __init__(self, none_word: str) -> None:
+        self.none_word = none_word
+        self.name = f"pixels|{none_word}"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | None:
         """Parse the value."""
-        return None if value in (None, "original") else click.INT.convert(value, param, ctx)
+        if value in (None, self.none_word):
+            return None
+        return click.INT.convert(value, param, ctx)
 
 
-class Steps(click.ParamType):
+class IntListType(click.ParamType):
     """Whole numbers separated by commas."""
 
     name = "n1,n2,…"
@@ -73,41 +67,24 @@ class Steps(click.ParamType):
     ) -> int | tuple[int, ...]:
         """Parse the value."""
         items: list[Any] = str(value).split(",")
-        several = tuple(click.INT.convert(item, param, ctx) for item in items)
-        return several if several[1:] else several[0]
+        numbers = tuple(click.INT.convert(item, param, ctx) for item in items)
+        return numbers if len(numbers) > 1 else next(iter(numbers))
 
 
-class Scale(click.ParamType):
-    """A number of pixels, or ``none`` (None)."""
+class FloatListType(click.ParamType):
+    """Numbers separated by commas."""
 
-    name = "pixels|none"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        """Parse the value."""
-        return None if value in (None, "none") else click.INT.convert(value, param, ctx)
-
-
-class Layers(click.ParamType):
-    """Layers with their weights, as ``relu1_1:0.4,relu2_1``; the weight is 1 if left out."""
-
-    name = "layer[:weight],…"
+    name = "x1,x2,…"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, float]:
+    ) -> tuple[float, ...]:
         """Parse the value."""
-        layers = {}
-        for item in str(value).split(","):
-            tap, colon, weight = item.strip().partition(":")
-            if tap in layers:
-                self.fail(f"{tap} is named twice", param, ctx)
-            layers[tap] = number(weight, self, param, ctx) if colon else 1.0
-        return layers
+        items: list[Any] = str(value).split(",")
+        return tuple(click.FLOAT.convert(item, param, ctx) for item in items)
 
 
-class Names(click.ParamType):
+class NameListType(click.ParamType):
     """Names separated by commas."""
 
     name = "c1,c2,…"
@@ -119,75 +96,97 @@ class Names(click.ParamType):
         return tuple(item.strip() for item in str(value).split(","))
 
 
-class Weights(click.ParamType):
-    """Numbers separated by commas."""
+class LayerWeightsType(click.ParamType):
+    """Layers with their weights, such as ``relu1_1:0.4,relu2_1``; a weight left out is 1."""
 
-    name = "w1,w2,…"
+    name = "layer[:weight],…"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    ) -> dict[str, float]:
         """Parse the value."""
-        return tuple(number(item, self, param, ctx) for item in str(value).split(","))
+        layers = {}
+        for item in str(value).split(","):
+            layer, colon, text = item.strip().partition(":")
+            if layer in layers:
+                self.fail(f"{layer} is named twice", param, ctx)
+            weight: Any = text if colon else 1.0
+            layers[layer] = click.FLOAT.convert(weight, param, ctx)
+        return layers
 
 
-def setting(flag: str, kind: Any, text: str, *, default: str | None = None) -> Any:
-    """Make an option for the setting of the same name; not given, the preset's value stays."""
+def setting_option(flag: str, kind: Any, help_text: str, *, default: str | None = None) -> Any:
+    """Return an option for the setting of the same name."""
     name = flag.removeprefix("--").replace("-", "_")
-    shown = default or str(getattr(DEFAULTS, name))
-    return click.option(flag, name, type=kind, help=f"{text}  [default: {shown}]")
+    default_text = default or str(getattr(DEFAULTS, name))
+    return click.option(flag, name, type=kind, help=f"{help_text}  [default: {default_text}]")
 
 
-def choice(values: Any) -> click.Choice[str]:
-    """Offer the members of a Literal."""
-    return click.Choice(get_args(values))
+def literal_choice(literal: Any) -> click.Choice[str]:
+    """Return a choice of the members of a Literal."""
+    return click.Choice(get_args(literal))
 
 
-def layers_text(layers: Any) -> str:
+def format_layers(layers: Any) -> str:
     """Write layers as their option takes them."""
-    return ",".join(f"{tap}:{weight:g}" for tap, weight in layers.items())
+    return ",".join(f"{layer}:{weight:g}" for layer, weight in layers.items())
 
 
-OUT_OPTIONS: Final = (
-    click.option("-o", "--out", type=FILE, required=True, help="The picture to write."),
-)
+OUT_OPTION: Final = click.option("-o", "--out", type=FILE, required=True, help="Image to write.")
 SIZE_OPTIONS: Final = (
-    setting("--size", Size(), "Longest side of the output."),
-    setting(
+    setting_option(
+        "--size", IntOrNoneType("original"), "Longest side of the output; original: the content's."
+    ),
+    setting_option(
         "--steps",
-        Steps(),
-        "Updates of the picture at each scale, or from the coarsest on, the last for the rest.",
-        default=",".join(map(str, STEPS)),
+        IntListType(),
+        "Optimization steps at each level, coarsest first; the last value repeats.",
+        default=",".join(map(str, DEFAULT_STEPS)),
     ),
 )
-INIT: Final = "Start from noise, gray or an image file."
-INIT_OPTIONS: Final = (setting("--init", str, INIT, default="noise"),)
-CONTENT_INIT: Final = "Start from content, noise, gray or an image file."
-CONTENT_INIT_OPTIONS: Final = (setting("--init", str, CONTENT_INIT, default="content"),)
+LEVEL_OPTIONS: Final = (
+    setting_option(
+        "--min-size",
+        IntOrNoneType("none"),
+        "Longest side of the coarsest level; levels grow by √2. none: the final size alone.",
+    ),
+)
+WEIGHT_OPTIONS: Final = (
+    setting_option("--content-weight", float, "Higher preserves more of the content."),
+    setting_option("--style-weight", float, "Higher takes more of the style."),
+)
+INIT_OPTIONS: Final = (
+    setting_option("--init", str, "Start from noise, gray or an image file.", default="noise"),
+)
+CONTENT_INIT_OPTIONS: Final = (
+    setting_option("--init", str, "Start from content, noise, gray or an image file."),
+)
 CONTENT_OPTIONS: Final = (
-    setting(
+    setting_option(
         "--content-layers",
-        Layers(),
-        "Where content is compared.",
-        default=layers_text(DEFAULTS.content_layers),
+        LayerWeightsType(),
+        "Layers that compare content.",
+        default=format_layers(DEFAULTS.content_layers),
     ),
 )
 STYLE_OPTIONS: Final = (
-    setting(
+    setting_option(
         "--style-layers",
-        Layers(),
-        "Where style is compared. Shallow layers carry colour and grain, deep ones shapes.",
-        default=layers_text(DEFAULTS.style_layers),
+        LayerWeightsType(),
+        "Layers that compare style. Shallow layers carry color and grain, deep layers shapes.",
+        default=format_layers(DEFAULTS.style_layers),
     ),
-    setting(
+    setting_option(
         "--style-scales",
-        Weights(),
-        "How large each style is taken, against the picture: larger gives larger strokes.",
+        FloatListType(),
+        "Size of each style relative to the output: larger gives larger strokes.",
         default="1",
     ),
 )
-STYLE_WEIGHT_OPTIONS: Final = (
-    setting("--style-weights", Weights(), "How much each style counts.", default="equal parts"),
+MIX_OPTIONS: Final = (
+    setting_option(
+        "--style-weights", FloatListType(), "Mixing weight of each style.", default="equal"
+    ),
 )
 MASK_OPTIONS: Final = (
     click.option(
@@ -195,33 +194,22 @@ MASK_OPTIONS: Final = (
         "masks",
         type=FILE,
         multiple=True,
-        help="Where a style paints, as large as the content: white is in. One a style; or one "
-        "alone, for two styles; or one with --mask-colors.",
+        help="Where a style applies, as large as the content: white is inside. One a style; or "
+        "one for two styles; or one with --mask-colors.",
     ),
-    setting(
+    setting_option(
         "--mask-colors",
-        Names(),
-        "The styles' colours in a single mask of flat colours, as red,#00f.",
-        default="gray masks",
+        NameListType(),
+        "Color of each style in a single mask of flat colors, such as red,#00f.",
+        default="grayscale masks",
     ),
-)
-SCALE_OPTIONS: Final = (
-    setting(
-        "--min-scale",
-        Scale(),
-        "From which size on the picture is made, in steps of √2; none for its own size alone.",
-    ),
-)
-BALANCE_OPTIONS: Final = (
-    setting("--content-weight", float, "Higher keeps more of the content."),
-    setting("--style-weight", float, "Higher takes more of the style."),
 )
 COLOR_OPTIONS: Final = (
-    setting(
-        "--color",
-        choice(Color),
-        "The style's colours, or the content's: by painting in gray (luminance), or by giving them "
-        "to the style first (match: mean and covariance; histogram).",
+    setting_option(
+        "--color-mode",
+        literal_choice(ColorMode),
+        "style: the style's colors. The others preserve the content's: luminance optimizes in "
+        "gray; match and histogram recolor the style first.",
     ),
 )
 COMMON_OPTIONS: Final = (
@@ -230,81 +218,92 @@ COMMON_OPTIONS: Final = (
         type=click.Choice(list(PRESETS)),
         default="default",
         show_default=True,
-        help="What the options start from; paper: raw sums, average pooling, noise.",
+        help="Settings to start from. paper: raw sums, average pooling, noise, one level.",
     ),
-    setting("--optimizer", click.Choice(["lbfgs", "adam"]), "How to descend."),
-    setting("--lr", float, "Adam's learning rate.", default="0.01"),
-    setting(
-        "--average",
+    setting_option("--optimizer", click.Choice(["lbfgs", "adam"]), "Optimizer."),
+    setting_option("--learning-rate", float, "Adam's learning rate.", default="0.01"),
+    setting_option(
+        "--ema-decay",
         float,
-        "Decay of the average of iterates that is the picture.",
-        default="0.9 with Adam, 0 with L-BFGS",
+        "Decay of the moving average of the iterates.",
+        default="0.9 with adam, 0 with lbfgs",
     ),
-    setting("--seed", int, "Seed of the noise."),
-    setting("--tv", float, "Weight of the total variation, which smooths."),
-    setting("--form", choice(Form), "Losses relative to their target, or the paper's raw sums."),
-    setting("--pooling", choice(Pooling), "The network's pooling."),
-    setting("--padding", choice(Padding), "The border of its first convolution."),
-    setting(
+    setting_option("--seed", int, "Seed of the noise."),
+    setting_option("--tv-weight", float, "Weight of the total variation, which smooths."),
+    setting_option(
+        "--normalization",
+        literal_choice(Normalization),
+        "target_energy: losses relative to their target. none: the paper's raw sums.",
+    ),
+    setting_option("--pooling", literal_choice(Pooling), "Pooling of the network."),
+    setting_option("--padding", literal_choice(Padding), "Border of its first convolution."),
+    setting_option(
         "--model",
         click.Choice(["auto", "vgg19", "vgg16"]),
-        "The network; auto is VGG19 if it can be had, else the bundled VGG16.",
+        "Network. auto: VGG19 if available, otherwise the bundled VGG16.",
     ),
-    setting("--weights", FILE, "A weight file to use (see nst-jax weights).", default="by --model"),
-    setting(
+    setting_option("--weights", FILE, "Weight file (see nst-jax weights).", default="by --model"),
+    setting_option(
         "--dtype",
         click.Choice(["auto", "float32", "bfloat16"]),
-        "The network's precision; auto is bfloat16 where that is fast (GPUs, TPUs, CPUs with AMX "
-        "or AVX-512's bfloat16).",
+        "Dtype of the network. auto: bfloat16 on hardware that multiplies it fast.",
     ),
-    setting(
-        "--memory",
+    setting_option(
+        "--memory-limit",
         str,
-        "How much the computation may take, as 8GB; above it works tile by tile.",
-        default="what is free",
+        "Memory to use, such as 8GB; a level that needs more runs tile by tile.",
+        default="the free memory",
     ),
 )
-QUIET_OPTIONS: Final = (click.option("-q", "--quiet", is_flag=True, help="No progress bar."),)
+QUIET_OPTION: Final = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+RESUME_OPTION: Final = click.option(
+    "--resume", is_flag=True, help="Continue where the same command stopped (OUT.checkpoint)."
+)
 BATCH_OPTIONS: Final = (
     click.option(
-        "--batch",
+        "--batch-size",
         type=click.IntRange(1),
-        help="How many pictures share a vmapped loop (with Adam); 1 for one after another.  "
-        "[default: as many as fit on GPUs and TPUs; on CPUs two side by side, in threads]",
+        help="Images in one vmapped loop (with adam).  [default: as many as fit on GPUs and TPUs, "
+        "1 on CPUs]",
     ),
+    QUIET_OPTION,
 )
 JOB_OPTIONS: Final = (
-    click.option(
-        "--save-every", type=click.IntRange(1), help="Save a preview every so many steps."
-    ),
-    click.option(
-        "--resume",
-        is_flag=True,
-        help="Go on from where the same command was stopped; it keeps OUT.checkpoint.",
-    ),
-    click.option("--trace", type=FILE, help="Write every step's losses there, as JSON lines."),
-    click.option("--plot", type=FILE, help="Draw the losses there, as PNG, SVG, PDF or JPEG."),
-    click.option("--sheet", type=FILE, help="Show inputs and picture side by side there."),
-    *QUIET_OPTIONS,
+    click.option("--preview-every", type=click.IntRange(1), help="Write a preview each N steps."),
+    RESUME_OPTION,
+    click.option("--log", type=FILE, help="Write the losses of each step there, as JSON lines."),
+    click.option("--loss-plot", type=FILE, help="Plot the losses there: PNG, SVG, PDF or JPEG."),
+    QUIET_OPTION,
 )
 
 
-def with_options(*groups: tuple[Any, ...]) -> Callable[[Any], Any]:
-    """Add options in the order in which the help shows them."""
+def with_options(*options: Any) -> Callable[[Any], Any]:
+    """Add options, or tuples of options, in the order in which ``--help`` shows them."""
+    flat = [
+        option for group in options for option in (group if isinstance(group, tuple) else (group,))
+    ]
 
     def decorate(command: Any) -> Any:
-        for option in reversed([option for group in groups for option in group]):
+        for option in reversed(flat):
             command = option(command)
         return command
 
     return decorate
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Keep the settings that the user gave; the others are the preset's."""
+def pop_settings(options: dict[str, Any]) -> Settings:
+    """Remove the settings from a command's options and return them, over the preset's.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
     context = click.get_current_context()
-    return {
+    preset = PRESETS[options.pop("preset")]
+    names = [name for name in options if hasattr(DEFAULTS, name)]
+    values = {name: options.pop(name) for name in names}
+    explicitly_set = {
         name: value
-        for name, value in options.items()
+        for name, value in values.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
+    return override(preset, explicitly_set)

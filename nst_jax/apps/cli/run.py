@@ -1,190 +1,176 @@
-"""A job at the command line: progress, previews, a trace, Ctrl-C, and a picture at the end."""
+"""One job at the command line: progress, previews, a log, Ctrl-C, and an image at the end."""
 
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import click
 import jax
+import numpy as np
 from tqdm import tqdm
 
+from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.images import io as images
-from nst_jax.images.grid import contact_sheet
-from nst_jax.models.weights.load import cache_folder
-from nst_jax.optimize.loop import Progress
-from nst_jax.pipeline import programs
-from nst_jax.pipeline.result import Result
+from nst_jax.models.weights import cache_dir
+from nst_jax.optimize import History
+from nst_jax.pipeline import Job, Progress, Result, run
+from nst_jax.settings import Settings
 
-__all__ = ["run"]
+__all__ = [
+    "MetricsWriter",
+    "ProgressBar",
+    "check_outputs",
+    "enable_compilation_cache",
+    "run_command",
+    "stop_on_signal",
+]
 
 log = logging.getLogger("nst_jax")
 
 
-def run(
-    job: Callable[..., Result],
-    inputs: tuple[Path, ...],
-    more: tuple[Path, ...],
-    *,
-    out: Path,
-    trace: Path | None,
-    save_every: int | None,
-    plot: Path | None,
-    sheet: Path | None,
-    quiet: bool,
-    resume: bool,
-) -> bool:
-    """Do ``job(on_progress=…, every=…, checkpoint=…, resume=…)`` and save its picture; False if
-    Ctrl-C cut it short.
+def run_command(
+    prepare: Callable[[], Job],
+    settings: Settings,
+    inputs: Sequence[Path],
+    options: dict[str, Any],
+) -> None:
+    """Run the job of one image and write the image; exit with 130 if Ctrl-C cut it short.
 
-    ``inputs`` are the pictures that a sheet shows, ``more`` other files that are read.
+    Files are written only when there is something to write, so that a job that cannot start changes
+    nothing. A preview or a log that cannot be written is reported once, and the job continues.
 
-    Files are opened when there is something to write, so that a job that cannot start leaves
-    everything as it was. A preview or a trace that cannot be written is no reason to lose the
-    picture: it is told once, and the job goes on.
+    Args:
+        prepare: returns the job.
+        settings: the job's settings, whose files must not be overwritten.
+        inputs: the other files that the job reads.
+        options: the command's options that are not settings.
 
     Raises:
-        InputError: bad input, or files in each other's way.
-        DivergedError: after the last good picture has been saved.
+        InputError: bad input, or an output that is also another file of the job.
+        DivergedError: after the last finite image is written.
     """
-    check_files(out, trace, (*inputs, *more), previews=save_every is not None)
-    check_extras(plot, sheet, (*inputs, *more, out, *([trace] if trace else [])))
-    keep_compiled_programs()
+    out, log_path, loss_plot = options["out"], options["log"], options["loss_plot"]
+    preview_every, quiet, resume = options["preview_every"], options["quiet"], options["resume"]
+    check_outputs(out, [*inputs, *setting_files(settings)], log_path=log_path, loss_plot=loss_plot)
+    enable_compilation_cache()
     log.setLevel(logging.WARNING if quiet else logging.INFO)
-    with ExitStack() as open_files, stop_on_interrupt() as interrupted:
-        show = Bar(open_files, quiet)
-        record = Trace(open_files, trace, resume=resume)
-
-        def on_progress(progress: Progress) -> bool:
-            show(progress)
-            record(progress)
-            if save_every and progress.step % save_every == 0:
-                save_preview(out, progress)
-            return interrupted(started=True)
-
+    job = prepare()
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(stop_on_signal())
+        bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
+        writer = stack.enter_context(closing(MetricsWriter(log_path, resume=resume)))
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+        progresses = stack.enter_context(
+            closing(run(job, callback_every=preview_every, checkpoint=checkpoint, resume=resume))
+        )
+        result = None
         try:
-            result = job(
-                on_progress=on_progress,
-                every=save_every,
-                checkpoint=out.with_name(f"{out.name}.checkpoint"),
-                resume=resume,
-            )
+            for progress in progresses:
+                bar.update(progress)
+                writer.write(progress)
+                if preview_every and progress.step % preview_every == 0:
+                    write_preview(out, progress)
+                if progress.done:
+                    (result,) = progress.results()
+                    write_result(result, out, loss_plot)
+                elif stop_requested():
+                    (result,) = progress.results()
+                    break
         except DivergedError as error:
-            error.result.save(out)
-            save_extras(plot, sheet, inputs, out, error.result)
-            click.echo(f"{out}: the picture of step {error.step}, the last good one", err=True)
+            write_result(error.results[0], out, loss_plot)
+            click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
             raise
-    result.save(out)
-    save_extras(plot, sheet, inputs, out, result)
-    return tell(out, result.settings)
+    assert result is not None  # The last progress is done.
+    if result.metadata["stopped"]:
+        write_result(result, out, loss_plot)
+        report_stop(out, result)
+        click.get_current_context().exit(130)
+    report_result(out, result)
 
 
-def keep_compiled_programs() -> None:
-    """Keep what is traced and compiled in the cache folder, so that the next job of the same shapes
-    starts sooner. A cache that the user has set up already stays as it is, and one that cannot be
-    written is done without."""
+def enable_compilation_cache() -> None:
+    """Cache compiled executables on disk, so that the next job of the same shapes starts sooner.
+
+    A cache that the user has set up stays as it is, and one that cannot be written is not used.
+    """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = cache_folder() / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    programs.keep_in(folder)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
-def check_files(out: Path, trace: Path | None, inputs: tuple[Path, ...], *, previews: bool) -> None:
-    """Refuse outputs that cannot be written or would overwrite another file of the job."""
-    images.check_output(out)
-    pattern = re.compile(rf"{re.escape(out.stem)}-\d{{6,}}{re.escape(out.suffix)}")
-    for source in inputs:
-        beside = source.absolute().parent == out.absolute().parent
-        if previews and beside and pattern.fullmatch(source.name):
-            raise InputError(f"a preview could overwrite {str(source)!r}; choose another output")
-        if same_file(out, source):
-            raise InputError(f"output {str(out)!r} is also an input; choose another name")
-        if trace and same_file(trace, source):
-            raise InputError(f"trace {str(trace)!r} is also an input; choose another name")
-    if trace is None:
-        return
-    if same_file(trace, out) or trace.absolute() == out.absolute():
-        raise InputError(f"trace {str(trace)!r} is also the output; choose another name")
-    if os.path.isdir(trace) or not os.access(trace.parent, os.W_OK):  # noqa: PTH112
-        raise InputError(f"trace {str(trace)!r}: not a file in a folder that can be written")
-    if os.access(trace, os.F_OK) and not os.access(trace, os.W_OK):
-        raise InputError(f"trace {str(trace)!r} is read-only; choose another name")
+def setting_files(settings: Settings) -> list[Path]:
+    """Return the files that the settings name."""
+    masks = settings.masks if isinstance(settings.masks, list | tuple) else ()
+    named = [settings.init, settings.weights, *masks]
+    return [Path(value) for value in named if isinstance(value, str | Path)]
 
 
-def check_extras(plot: Path | None, sheet: Path | None, others: tuple[Path, ...]) -> None:
-    """Refuse a plot or a sheet that cannot be written or would overwrite a file of the job."""
-    for name, path, check in (
-        ("plot", plot, plots.check_output),
-        ("sheet", sheet, images.check_output),
-    ):
+def check_outputs(
+    out: Path,
+    inputs: Sequence[Path],
+    *,
+    log_path: Path | None = None,
+    loss_plot: Path | None = None,
+) -> None:
+    """Refuse outputs that cannot be written, or that are another file of the job.
+
+    Raises:
+        InputError: names the output.
+    """
+    images.check_output_path(out)
+    if loss_plot is not None:
+        plots.check_output_path(loss_plot)
+    if log_path is not None:
+        check_log_path(log_path)
+    others = list(inputs)
+    for name, path in (("output", out), ("log", log_path), ("loss plot", loss_plot)):
         if path is None:
             continue
-        check(path)
-        if any(same_file(path, other) or path.absolute() == other.absolute() for other in others):
-            raise InputError(f"{name} {str(path)!r} is another file of this job; rename it")
-        others = (*others, path)
+        for other in others:
+            if is_same_file(path, other):
+                raise InputError(
+                    f"{name} {str(path)!r} is also another file of this job; choose another name"
+                )
+        others.append(path)
 
 
-def save_extras(
-    plot: Path | None, sheet: Path | None, inputs: tuple[Path, ...], out: Path, result: Result
-) -> None:
-    """Draw the losses, and the inputs beside the picture; the picture is saved already."""
-    try:
-        if plot is not None and result.history:
-            plots.plot_losses(result.history, plot)
-        if sheet is not None:
-            height = len(result.image)
-            shown = [images.read(source).pixels for source in inputs]
-            shown = [
-                images.resize(pixels, (height, max(1, round(w * height / h))))
-                for pixels in shown
-                for h, w in [pixels.shape[:2]]
-            ]
-            names = [source.name for source in (*inputs, out)]
-            images.write(sheet, contact_sheet([*shown, result.image], names))
-    except InputError as error:
-        log.warning("%s", error)
+def check_log_path(path: Path) -> None:
+    """Refuse a log that cannot be written."""
+    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # noqa: PTH112
+        raise InputError(f"log {str(path)!r} is not a file in a writable folder; choose another")
+    if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
+        raise InputError(f"log {str(path)!r} is read-only; choose another name")
 
 
-def same_file(a: Path, b: Path) -> bool:
-    """Tell whether both exist and are one file; a name too long for the system does not."""
-    return os.path.exists(a) and os.path.exists(b) and a.samefile(b)  # noqa: PTH110
+def is_same_file(a: Path, b: Path) -> bool:
+    """Return whether both paths are one file, whether or not it exists."""
+    if os.path.exists(a) and os.path.exists(b):  # noqa: PTH110 - Path.exists may raise.
+        return a.samefile(b)
+    return a.absolute() == b.absolute()
 
 
-def tell(out: Path, made: dict[str, Any]) -> bool:
-    """Say what was made; False if Ctrl-C cut it short."""
-    if made["stopped"]:
-        done = f"{made['steps_done']} of {made['steps_wanted']}"
-        click.echo(
-            f"{out}: stopped after {done} steps; the picture so far, of "
-            f"{made['width']}x{made['height']}; the same command with --resume goes on",
-            err=True,
-        )
-        return False
-    early = ", where it converged" if made["converged"] else ""
-    scales = made["scales"]
-    scales = f" at {len(scales)} scales with {made['programs']} programs" if scales[1:] else ""
-    click.echo(
-        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{scales}{early} in "
-        f"{made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
-    )
-    return True
+def write_result(result: Result, out: Path, loss_plot: Path | None) -> None:
+    """Write the image, and the plot of its losses."""
+    result.save(out)
+    if loss_plot is not None and result.history:
+        try:
+            plots.plot_losses(result.history, loss_plot)
+        except InputError as error:
+            log.warning("%s", error)
 
 
-def save_preview(out: Path, progress: Progress) -> None:
-    """Save the picture so far beside the output: ``out.png`` gives ``out-000050.png``."""
+def write_preview(out: Path, progress: Progress) -> None:
+    """Write the current image beside the output: ``out.png`` gives ``out-000050.png``."""
     path = out.with_name(f"{out.stem}-{progress.step:06d}{out.suffix}")
     try:
         images.write(path, progress.image)
@@ -192,86 +178,148 @@ def save_preview(out: Path, progress: Progress) -> None:
         log.warning("no preview: %s", error)
 
 
-class Bar:
-    """Shows loss, step rate and time left; it comes with the first chunk, so that an error before
-    that stands alone."""
+def report_stop(out: Path, result: Result) -> None:
+    """Say how far a stopped job came and how to continue it."""
+    made = result.metadata
+    click.echo(
+        f"{out}: stopped after {made['steps_done']} of {made['num_steps']} steps; the image so far "
+        f"is {made['width']}x{made['height']}; the same command with --resume continues",
+        err=True,
+    )
 
-    def __init__(self, open_files: ExitStack, quiet: bool) -> None:
-        self.open_files = open_files
+
+def report_result(out: Path, result: Result) -> None:
+    """Say what was made."""
+    made = result.metadata
+    converged = ", where it converged" if made["converged"] else ""
+    levels = f" at {len(made['levels'])} levels" if len(made["levels"]) > 1 else ""
+    click.echo(
+        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{levels}{converged} "
+        f"in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
+    )
+
+
+class ProgressBar:
+    """Shows loss, step rate and time left, and the image's number if there are several.
+
+    It appears with the first chunk, so that an error before that stands alone.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet or sys.stderr is None
         self.bar: tqdm[Any] | None = None
+        self.index = -1
 
-    def __call__(self, progress: Progress) -> None:
-        """Move on to the chunk's end."""
+    def update(self, progress: Progress) -> None:
+        """Advance to the chunk's end."""
         if self.quiet:
             return
-        if self.bar is None:
-            self.bar = tqdm(total=progress.steps, unit="step", dynamic_ncols=True)
-            self.bar.start_t -= progress.seconds  # the first chunk counts too
-            self.bar.initial = progress.losses[0]["step"] - 1  # after --resume
+        if self.bar is None or progress.index != self.index:
+            self.close()
+            self.index = progress.index
+            self.bar = tqdm(total=progress.num_steps, unit="step", dynamic_ncols=True)
+            self.bar.start_t -= progress.seconds  # The first chunk counts too.
+            self.bar.initial = progress.step - len(progress.metrics.get("step", ()))
             self.bar.n = self.bar.initial
-            self.open_files.enter_context(self.bar)
-        self.bar.set_postfix(loss=f"{progress.losses[-1]['total']:.4g}", refresh=False)
+            if progress.num_images > 1:
+                first, last = progress.index + 1, progress.index + progress.batch_size
+                numbers = f"{first}" if first == last else f"{first}-{last}"
+                self.bar.set_description(f"image {numbers} of {progress.num_images}", refresh=False)
+        if progress.metrics:
+            loss = float(np.mean(progress.metrics["total"][-1]))
+            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         self.bar.update(progress.step - self.bar.n)
 
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
 
-class Trace:
-    """Writes the losses, a JSON object a step, with the seconds so far at each chunk's end."""
 
-    def __init__(self, open_files: ExitStack, path: Path | None, *, resume: bool) -> None:
-        self.open_files, self.path, self.resume = open_files, path, resume
+class MetricsWriter:
+    """Writes the metrics as JSON lines, one a step, with the seconds so far at each chunk's end."""
+
+    def __init__(self, path: Path | None, *, resume: bool) -> None:
+        self.path, self.resume = path, resume
         self.file: IO[bytes] | None = None
 
-    def __call__(self, progress: Progress) -> None:
-        """Append the chunk."""
-        if self.path is None:
+    def write(self, progress: Progress) -> None:
+        """Append a chunk."""
+        if self.path is None or not progress.metrics:
             return
-        *before, last = progress.losses
-        entries = [*before, last | {"seconds": round(progress.seconds, 3)}]
+        rows = history_rows(progress.metrics)
+        rows[-1]["seconds"] = round(progress.seconds, 3)
         try:
             if self.file is None:
-                kept = self.kept_before(entries[0]["step"])
-                # Unbuffered: nothing is left to be written, and to fail, when it is closed.
-                self.file = self.open_files.enter_context(self.path.open("wb", buffering=0))
-                self.file.write(kept)
-            self.file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+                earlier = self.earlier_lines(rows[0]["step"])
+                # Unbuffered, so that closing it writes nothing that could fail.
+                self.file = self.path.open("wb", buffering=0)
+                self.file.write(earlier)
+            self.file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         except OSError as error:
-            log.warning("trace %r ends here: %s", str(self.path), error.strerror)
+            log.warning("log %r ends here: %s", str(self.path), error.strerror)
             self.path = None
 
-    def kept_before(self, step: float) -> bytes:
-        """What an interrupted run has written up to the checkpoint that this one goes on from."""
+    def earlier_lines(self, step: float) -> bytes:
+        """Return what an interrupted run wrote up to the checkpoint that this run resumes."""
         if not self.resume or self.path is None or not self.path.exists():
             return b""
         lines = self.path.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
+        complete = [line for line in lines if line.endswith(b"\n")]
         try:
-            return b"".join(line for line in whole if json.loads(line)["step"] < step)
+            return b"".join(line for line in complete if json.loads(line)["step"] < step)
         except (ValueError, TypeError, KeyError):
-            log.warning("trace %r was not of this job; it begins anew", str(self.path))
+            log.warning("log %r belonged to another job; it is overwritten", str(self.path))
             return b""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
+
+
+def history_rows(history: History) -> list[dict[str, float]]:
+    """Return a history as one dict a step, without terms that were not evaluated."""
+    rows: list[dict[str, float]] = []
+    for i, step in enumerate(history["step"]):
+        row: dict[str, float] = {"step": int(step)}
+        for name, values in history.items():
+            if name != "step" and np.isfinite(values[i]):
+                row[name] = int(values[i]) if name == "size" else float(values[i])
+        rows.append(row)
+    return rows
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[..., bool]]:
-    """Turn the first Ctrl-C or SIGTERM, once steps are under way, into a wish to stop after the
-    chunk. Before the first step, and the second time, it interrupts at once."""
-    state = {"started": False, "wanted": False}
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM, once steps run, into a request to stop after the chunk.
+
+    Before the first step, and the second time, it interrupts at once.
+
+    Yields:
+        A function that returns whether a stop is requested. Call it after each chunk: its first
+        call says that steps run.
+    """
+    running = requested = False
 
     def handle(signum: int, frame: Any) -> None:
-        again, state["wanted"] = state["wanted"], True
-        if again or not state["started"]:
-            # Python ignores what is raised during a garbage collection; the wish stays.
+        nonlocal requested
+        second_signal, requested = requested, True
+        if second_signal or not running:
+            # Python ignores what is raised during garbage collection; the request remains.
             raise KeyboardInterrupt
-        os.write(2, b"\nstopping after this step; Ctrl-C again to give up\n")
+        os.write(2, b"\nstopping after this chunk; Ctrl-C again to abort\n")
 
-    def interrupted(*, started: bool) -> bool:
-        state["started"] = started
-        return state["wanted"]
+    def stop_requested() -> bool:
+        nonlocal running
+        running = True
+        return requested
 
-    usual = {wish: signal.signal(wish, handle) for wish in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {
+        signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield interrupted
+        yield stop_requested
     finally:
-        for wish, handler in usual.items():
-            signal.signal(wish, handler)
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)

@@ -1,93 +1,97 @@
-"""The commands ``nst-jax weights …``: list, fetch, convert and verify weight files."""
+"""The commands ``nst-jax weights …``: list, download, convert and verify weight files."""
 
 from pathlib import Path
 
 import click
 
-from nst_jax.models.weights import load as weights
-from nst_jax.models.weights import registry as origins
-from nst_jax.models.weights.load import Preprocessing, Report
+from nst_jax._types import Preprocessing
+from nst_jax.models import weights as weight_files
+from nst_jax.models.weights.download import vgg19_url
+from nst_jax.models.weights.registry import CAFFE_LICENSE, VGG19_MD5, VGG19_SIZE
 
-__all__ = ["group"]
+__all__ = ["weights"]
 
 FILE = click.Path(path_type=Path)
+PREPROCESSING = click.Choice(["caffe", "torchvision"])
 
 
-@click.group("weights")
-def group() -> None:
+@click.group()
+def weights() -> None:
     """List, download, convert and check the networks' weights."""
 
 
-@group.command("list")
+@weights.command("list")
 def list_weights() -> None:
-    """Show the weights that are bundled, cached or can be downloaded."""
-    _show("bundled", weights.verify(weights.bundled_path()))
-    cached = weights.cached_path()
+    """Show the weights that are bundled, cached, or available for download."""
+    _print_report("bundled", weight_files.verify(weight_files.bundled_path()))
+    cached = weight_files.vgg19_cache_path()
     if cached.is_file():
-        _show("cached", weights.verify(cached))
-        return
-    _print_fields(
-        {
-            "downloadable": f"VGG19 ({origins.VGG19_SIZE / 1e6:.1f} MB)",
-            "with": "nst-jax weights fetch vgg19",
-            "url": origins.VGG19_URL,
-            "md5": origins.VGG19_MD5,
-            "licence": origins.CAFFE_LICENCE,
-            "goes to": str(cached),
-        }
-    )
+        _print_report("cached", weight_files.verify(cached))
+    else:
+        _print_fields(
+            {
+                "downloadable": f"VGG19 ({VGG19_SIZE / 1e6:.1f} MB)",
+                "command": "nst-jax weights fetch vgg19",
+                "url": vgg19_url(),
+                "md5": VGG19_MD5,
+                "license": CAFFE_LICENSE,
+                "destination": str(cached),
+            }
+        )
 
 
-@group.command()
+@weights.command()
 @click.argument("model", type=click.Choice(["vgg19"]))
-@click.option("--url", help="A mirror of the same file; its hash is checked all the same.")
+@click.option("--url", help="Download the same file from another address. Its hash is checked.")
 def fetch(model: str, url: str | None) -> None:
-    """Download MODEL from Keras' server into the cache."""
-    _show("cached", weights.verify(weights.fetch(url=url)))
+    """Download MODEL from Keras' server into the cache, unless it is there."""
+    url, cached = url or vgg19_url(), weight_files.vgg19_cache_path()
+    click.echo(f"VGG19 ({VGG19_SIZE / 1e6:.1f} MB) from {url} to {cached}\n")
+    _print_report("cached", weight_files.verify(weight_files.download(url=url)))
 
 
-@group.command()
+@weights.command()
 @click.argument("source", metavar="SRC", type=FILE)
 @click.argument("target", metavar="DST", type=FILE)
 @click.option(
     "--preprocessing",
-    type=click.Choice(["caffe", "torchvision"]),
-    help="How SRC was trained, where it does not say: on BGR in 0..255, or on standardised RGB.",
+    type=PREPROCESSING,
+    help="The preprocessing that SRC was trained with, if SRC does not say it: BGR in 0..255 minus "
+    "the mean, or standardized RGB.",
 )
-@click.option("--half", is_flag=True, help="Store float16, half the size.")
+@click.option("--half", is_flag=True, help="Store float16, which halves the size.")
 def convert(source: Path, target: Path, preprocessing: Preprocessing | None, half: bool) -> None:
-    """Convert SRC (Keras HDF5, PyTorch .pth or safetensors) to the safetensors file DST."""
-    loaded = weights.load(source, preprocessing=preprocessing)
-    weights.save(target, loaded, dtype="float16" if half else "float32")
-    _show("written", weights.verify(target))
+    """Convert SRC (Keras HDF5, safetensors or PyTorch .pth) to the safetensors file DST."""
+    loaded = weight_files.load(source, preprocessing=preprocessing)
+    weight_files.save(target, loaded, dtype="float16" if half else "float32")
+    _print_report("written", weight_files.verify(target))
 
 
-@group.command()
+@weights.command()
 @click.argument("file", type=FILE, required=False)
 @click.option(
     "--preprocessing",
-    type=click.Choice(["caffe", "torchvision"]),
-    help="How FILE was trained, where it does not say.",
+    type=PREPROCESSING,
+    help="The preprocessing that FILE was trained with, if FILE does not say it.",
 )
 def verify(file: Path | None, preprocessing: Preprocessing | None) -> None:
-    """Check FILE, or else the bundled weights: layers, shapes, finite values, the pinned hash."""
-    report = weights.verify(file or weights.bundled_path(), preprocessing=preprocessing)
-    _show("file", report)
-    click.echo("ok: all layers are there, shapes are right, all values are finite")
+    """Check layers, shapes, values and hash of FILE, or of the bundled weights."""
+    path = file or weight_files.bundled_path()
+    _print_report("file", weight_files.verify(path, preprocessing=preprocessing))
+    click.echo("ok: all layers are there, all shapes are right, all values are finite")
 
 
-def _show(what: str, report: Report) -> None:
-    found = report.weights
-    size = found.path.stat().st_size
+def _print_report(label: str, report: weight_files.VerifyReport) -> None:
+    file = report.weights
     _print_fields(
         {
-            what: f"{found.path} ({size / 1e6:.1f} MB)",
-            "model": f"{found.model.upper()}, {len(found.params) - 1} convolutions",
+            label: f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB)",
+            "model": f"{file.model.upper()}, {len(file.params) - 1} convolutions",
             "format": f"{report.format}, {report.dtype}",
             "preprocessing": report.preprocessing,
-            "sha256": found.sha256 + (" (as pinned)" if report.pinned else ""),
-            "source": found.source,
-            "licence": found.licence,
+            "sha256": file.sha256 + (" (the bundled file's)" if report.hash_verified else ""),
+            "source": file.source,
+            "license": file.license,
         }
     )
 

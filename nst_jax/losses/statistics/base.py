@@ -1,12 +1,13 @@
 """The protocol of style statistics: what is measured of features, and how two are compared."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Float32
 
 __all__ = ["StyleStatistic"]
 
 
+@runtime_checkable
 class StyleStatistic(Protocol):
     """A summary of features that the style loss compares with the style's.
 

@@ -1,26 +1,29 @@
-"""The network's one expensive operation: a 3×3 convolution of stride 1 with zero padding.
+"""The network's one expensive operation: a 3×3 convolution with stride 1 and zero padding.
 
-On GPUs it is ``lax.conv_general_dilated``. Four things are ours, found by measuring XLA's CPU
-compiler (jaxlib 0.10.2) and by reading its TPU compiler's plans (libtpu 0.0.42.1);
-``benchmarks/NOTES.md`` has the figures:
+On GPU it is ``lax.conv_general_dilated``. The other forms come from measurements of XLA's CPU
+compiler (jaxlib 0.10.2) and from the output of its TPU compiler (libtpu 0.0.42.1); the figures are
+in ``docs/performance.md``:
 
-- **Winograd's form on CPU.** Kernels that `nst_jax.models.prepare.prepare_params` has brought into it
-  are applied in it (`nst_jax.models.kernels.winograd`), with a quarter of the multiplications.
-- **bfloat16 on CPU.** Kernels that come as they were trained go to XLA's convolution, but XLA gives
-  a bfloat16 one to its float32 kernel, where processors multiply bfloat16 matrices twice (AVX-512)
-  or several times (AMX) as fast. So on CPU it is written as a matrix product with float32
-  accumulation: the three taps of each kernel row side by side in the depth, the three kernel rows
-  side by side in the output, whose rows are added up afterwards.
-- **One image on a TPU.** Its convolutions want eight images or more side by side. Of one image XLA
-  cuts strips and lays them side by side, and undoes it at every pooling and Gram matrix; most of
-  the step goes into that. So on TPUs the image's columns are the batch of a convolution in one
-  dimension, which leaves the data as they lie, and the kernel's columns are in the depth.
-- **The input's gradient.** What JAX derives is a convolution with a *reversed, transposed view* of
-  the kernel, for which XLA's CPU compiler has no fast kernel inside ``while`` and ``scan`` bodies.
-  Here it is the same convolution as forward, with the kernel reversed as an array, behind a
-  barrier so that XLA moves it out of the loop.
+- **CPU, prepared parameters.** `nst_jax.models.prepare.prepare_params` transforms the kernels of
+  the deep layers to Winograd's form (`nst_jax.models.kernels.winograd`), which needs a quarter of
+  the multiplications.
+- **CPU, bfloat16.** For a bfloat16 convolution XLA calls its float32 kernel, although processors
+  multiply bfloat16 matrices twice (AVX-512) or several times (AMX) as fast as float32 ones. So the
+  convolution is written as one matrix product with float32 accumulation. Its left factor holds the
+  three horizontal neighbors of each position side by side. Its right factor holds the three rows of
+  the kernel side by side, and the three partial results are added afterwards.
+- **TPU, one image.** TPU convolutions want a batch of eight images or more. XLA cuts a single
+  image into strips and batches those, and undoes this at every pooling and Gram matrix, which takes
+  most of the step. So the rows of the image become the spatial axis of a one-dimensional
+  convolution, its columns become the batch, which leaves the data layout as it is, and the three
+  columns of the kernel are concatenated along the input channels. This form has never run: its
+  gain is an estimate of the TPU compiler.
+- **The gradient with respect to the input.** JAX derives a convolution with a *reversed, transposed
+  view* of the kernel, for which XLA's CPU compiler has no fast kernel inside the bodies of
+  ``while`` and ``scan``. Here it is the forward convolution with a kernel that is reversed as an
+  array, behind a barrier, so that XLA moves the reversal out of the loop.
 
-As everywhere with ``jax.custom_vjp``, reverse mode composes with itself, ``vmap`` and
+The derivative is a ``jax.custom_vjp``: reverse mode composes with itself, ``vmap`` and
 ``checkpoint``; forward mode (``jax.jvp``) is not available.
 """
 
@@ -30,144 +33,162 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import CustomVJPPrimal
+from jax.custom_derivatives import CustomVJPPrimal, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from nst_jax.models.kernels import winograd
+from nst_jax.models.kernels.winograd import WinogradKernel, conv_winograd
 
-__all__ = ["convolve"]
+__all__ = ["Kernel", "conv3x3"]
 
-
-Border = Literal["SAME", "VALID"]
-Kernel = Float[Array, "3 3 c n"] | Float[Array, "36 c n"]
-"""As trained, or as `nst_jax.models.kernels.winograd.transform` gives them."""
+Kernel = Float[Array, "3 3 c n"] | WinogradKernel
+"""A kernel of (height, width, channels in, channels out), or its Winograd form."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(
-    x: Float[Array, "h w c"], kernel: Kernel, border: Border = "SAME"
+def conv3x3(
+    x: Float[Array, "h w c"], kernel: Kernel, padding: Literal["SAME", "VALID"] = "SAME"
 ) -> Float[Array, "_ _ n"]:
-    """Correlate one image with ``kernel`` in their common dtype.
+    """Convolve one image, as deep-learning libraries do: without reversing the kernel.
 
-    With ``SAME`` there are zeros beyond the border and the result is as large as the image; with
-    ``VALID`` there is nothing, and it is smaller by two rows and two columns.
+    Args:
+        x: the image, in the dtype of the kernel; batch with ``jax.vmap``.
+        kernel: the kernel, or what `nst_jax.models.kernels.winograd.transform_kernel` returns.
+        padding: ``SAME`` pads with zeros, and the result is as large as the image. ``VALID`` does
+            not pad, and the result has two rows and two columns less.
+
+    Returns:
+        The result in the dtype of the kernel.
     """
-    return _correlate(x, kernel, _margin(border))
+    return _conv(x, kernel, _pad_width(padding))
 
 
-def _margin(border: Border) -> int:
-    return 1 if border == "SAME" else 0
+def _pad_width(padding: Literal["SAME", "VALID"]) -> int:
+    return 1 if padding == "SAME" else 0
 
 
-def _correlate(x: Float[Array, "h w c"], kernel: Kernel, margin: int) -> Float[Array, "_ _ n"]:
-    """Correlate with ``margin`` rows and columns of zeros on every side."""
-    if kernel.ndim == 3:
-        return winograd.correlate(x, kernel, margin)
-    ways = {"tpu": partial(_as_columns, margin=margin)}
-    if x.dtype == jnp.bfloat16 and margin > 0 and x.shape[-1] % 2 == 0:
-        ways["cpu"] = partial(_as_product, margin=margin)
-    return lax.platform_dependent(
-        x, kernel, **ways, default=partial(_as_convolution, margin=margin)
-    )
+def _conv(x: Float[Array, "h w c"], kernel: Kernel, pad_width: int) -> Float[Array, "_ _ n"]:
+    """Convolve with ``pad_width`` rows and columns of zeros on every side, the fastest way."""
+    if isinstance(kernel, WinogradKernel):
+        return conv_winograd(x, kernel, pad_width)
+    implementations = {"tpu": partial(_conv_columns, pad_width=pad_width)}
+    if x.dtype == jnp.bfloat16 and pad_width > 0 and x.shape[-1] % 2 == 0:
+        implementations["cpu"] = partial(_conv_matmul, pad_width=pad_width)
+    default = partial(_conv_lax, pad_width=pad_width)
+    return lax.platform_dependent(x, kernel, **implementations, default=default)
 
 
-def _as_convolution(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
+def _conv_lax(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], pad_width: int
 ) -> Float[Array, "_ _ n"]:
     return lax.conv_general_dilated(
         x[None],
         kernel,
         (1, 1),
-        [(margin, margin)] * 2,
+        [(pad_width, pad_width)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[0]
 
 
-def _as_columns(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
+def _conv_columns(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], pad_width: int
 ) -> Float[Array, "_ _ n"]:
-    """Convolve columns: the kernel's columns side by side in the depth, the image's as a batch."""
+    """For TPU: a one-dimensional convolution along the rows, with the columns as the batch."""
     c, n = kernel.shape[2:]
-    width = x.shape[1] + 2 * margin - 2
-    sideways = ((0, 0), (margin, margin), (0, 0))
-    if 3 * n <= c:  # few outputs, the image's gradient: side by side there, and added up
-        rows = _columns(x, kernel.transpose(0, 2, 1, 3).reshape(3, c, 3 * n), margin, jnp.float32)
-        rows = jnp.pad(rows, sideways)
-        total = sum(rows[:, j : j + width, j * n : (j + 1) * n] for j in range(3))
+    width = x.shape[1] + 2 * pad_width - 2
+    pad_columns = ((0, 0), (pad_width, pad_width), (0, 0))
+    if 3 * n <= c:  # few outputs, as in the gradient of the image: concatenate and add those
+        wide_kernel = kernel.transpose(0, 2, 1, 3).reshape(3, c, 3 * n)
+        partial_sums = jnp.pad(_conv_1d(x, wide_kernel, pad_width, jnp.float32), pad_columns)
+        total = sum(partial_sums[:, j : j + width, j * n : (j + 1) * n] for j in range(3))
         return jnp.asarray(total).astype(x.dtype)
-    x = jnp.pad(x, sideways)
-    depth = jnp.concatenate([x[:, j : j + width] for j in range(3)], axis=-1)
-    return _columns(depth, kernel.reshape(3, 3 * c, n), margin, x.dtype)
+    x = jnp.pad(x, pad_columns)
+    neighbors = jnp.concatenate([x[:, j : j + width] for j in range(3)], axis=-1)
+    return _conv_1d(neighbors, kernel.reshape(3, 3 * c, n), pad_width, x.dtype)
 
 
-def _columns(x: Array, kernel: Array, margin: int, dtype: Any) -> Array:
+def _conv_1d(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 c n"], pad_width: int, dtype: Any
+) -> Float[Array, "_ w n"]:
+    """Convolve each column of ``x`` along the rows; return ``dtype``."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (1,),
-        [(margin, margin)],
+        [(pad_width, pad_width)],
         dimension_numbers=("HNC", "HIO", "HNC"),
         preferred_element_type=dtype,
     )
 
 
-def _as_product(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], margin: int
+def _conv_matmul(
+    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 c n"], pad_width: int
 ) -> Float[Array, "_ _ n"]:
-    """The barriers keep XLA from fusing the rearrangements into loops that it runs slowly."""
+    """For CPU in bfloat16: a matrix product.
+
+    The barriers keep XLA from fusing the rearrangements into loops that run slowly.
+    """
     h, w, c = x.shape
     n = kernel.shape[-1]
     x = lax.optimization_barrier(x)
-    if 3 * n <= c:  # few outputs, the image's gradient: all nine taps beside each other there
-        by_tap = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * n)
-        taps = _product(x.reshape(h * w, c), by_tap).reshape(h, w, 3, 3, n)
-        around = [(margin, margin)] * 2 + [(0, 0)] * 3
-        taps = lax.optimization_barrier(jnp.pad(taps, around))
-        height, width = h + 2 * margin - 2, w + 2 * margin - 2
-        total = sum(taps[i : i + height, j : j + width, i, j] for i in range(3) for j in range(3))
+    if 3 * n <= c:  # few outputs, as in the gradient of the image: concatenate all nine there
+        wide_kernel = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * n)
+        products = _matmul(x.reshape(h * w, c), wide_kernel).reshape(h, w, 3, 3, n)
+        pad_positions = [(pad_width, pad_width)] * 2 + [(0, 0)] * 3
+        products = lax.optimization_barrier(jnp.pad(products, pad_positions))
+        height, width = h + 2 * pad_width - 2, w + 2 * pad_width - 2
+        total = sum(
+            products[i : i + height, j : j + width, i, j] for i in range(3) for j in range(3)
+        )
         return jnp.asarray(total).astype(x.dtype)
-    x = jnp.pad(x, ((margin - 1, margin - 1), (margin - 1, margin - 1), (0, 0)))
+    x = jnp.pad(x, ((pad_width - 1, pad_width - 1), (pad_width - 1, pad_width - 1), (0, 0)))
     h, w = x.shape[:2]
-    # Pairs of bfloat16 move as one integer: XLA shifts and joins those ten times as fast.
+    # Pairs of bfloat16 move as one integer: XLA slices and concatenates those ten times as fast.
     pairs = lax.bitcast_convert_type(x.reshape(h, w, c // 2, 2), jnp.uint32)
     pairs = lax.optimization_barrier(jnp.pad(pairs, ((0, 0), (1, 1), (0, 0))))
-    columns = jnp.concatenate([pairs[:, j : j + w] for j in range(3)], axis=-1)
-    depth = lax.optimization_barrier(lax.bitcast_convert_type(columns, x.dtype))
-    by_row = kernel.transpose(1, 2, 0, 3).reshape(3 * c, 3 * n)
-    rows = _product(depth.reshape(h * w, 3 * c), by_row).reshape(h, w, 3, n)
-    above = jnp.pad(rows[:-1, :, 0], ((1, 0), (0, 0), (0, 0)))
-    below = jnp.pad(rows[1:, :, 2], ((0, 1), (0, 0), (0, 0)))
-    return (above + rows[:, :, 1] + below).astype(x.dtype)
+    neighbors = jnp.concatenate([pairs[:, j : j + w] for j in range(3)], axis=-1)
+    patches = lax.optimization_barrier(lax.bitcast_convert_type(neighbors, x.dtype))
+    wide_kernel = kernel.transpose(1, 2, 0, 3).reshape(3 * c, 3 * n)
+    partial_rows = _matmul(patches.reshape(h * w, 3 * c), wide_kernel).reshape(h, w, 3, n)
+    above = jnp.pad(partial_rows[:-1, :, 0], ((1, 0), (0, 0), (0, 0)))
+    below = jnp.pad(partial_rows[1:, :, 2], ((0, 1), (0, 0), (0, 0)))
+    return (above + partial_rows[:, :, 1] + below).astype(x.dtype)
 
 
-def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
+def _matmul(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
     return lax.optimization_barrier(jnp.dot(a, b, preferred_element_type=jnp.float32))
 
 
-def _forward(
-    x: CustomVJPPrimal, kernel: CustomVJPPrimal, border: Border
+def _conv3x3_fwd(
+    x: CustomVJPPrimal,
+    kernel: CustomVJPPrimal | WinogradKernel,
+    padding: Literal["SAME", "VALID"],
 ) -> tuple[Float[Array, "_ _ n"], tuple[Array | None, Kernel]]:
-    # The image is kept for the kernel's gradient alone, which style transfer does not ask for and
-    # would spend a fifth of the time on in which a step is traced.
-    kept = x.value if kernel.perturbed else None
-    return convolve(x.value, kernel.value, border), (kept, kernel.value)
+    # Only the gradient of the kernel needs the image. Style transfer does not ask for it, and
+    # tracing it would take a fifth of the time that the whole step takes to trace.
+    kernel_perturbed = any(leaf.perturbed for leaf in jax.tree.leaves(kernel))
+    saved_x = x.value if kernel_perturbed else None
+    kernel_value = custom_vjp_primal_tree_values(kernel)
+    return conv3x3(x.value, kernel_value, padding), (saved_x, kernel_value)
 
 
-def _backward(
-    border: Border, residuals: tuple[Array | None, Kernel], cotangent: Float[Array, "_ _ n"]
+def _conv3x3_bwd(
+    padding: Literal["SAME", "VALID"],
+    residuals: tuple[Array | None, Kernel],
+    cotangent: Float[Array, "_ _ n"],
 ) -> tuple[Float[Array, "h w c"], Kernel | None]:
     x, kernel = residuals
-    margin = _margin(border)
-    if kernel.ndim == 3:
-        to_x = winograd.correlate(cotangent, kernel, 2 - margin, reverse=True)
+    pad_width = _pad_width(padding)
+    if isinstance(kernel, WinogradKernel):
+        conv = conv_winograd
+        grad_x = conv_winograd(cotangent, kernel, 2 - pad_width, reverse=True)
     else:
+        conv = _conv_lax
         reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-        to_x = _correlate(cotangent, reversed_kernel, 2 - margin)
+        grad_x = _conv(cotangent, reversed_kernel, 2 - pad_width)
     if x is None:
-        return to_x, None
-    of_kernel = partial(winograd.correlate if kernel.ndim == 3 else _as_convolution, x)
-    (to_kernel,) = jax.linear_transpose(partial(of_kernel, margin=margin), kernel)(cotangent)
-    return to_x, to_kernel
+        return grad_x, None
+    (grad_kernel,) = jax.linear_transpose(partial(conv, x, pad_width=pad_width), kernel)(cotangent)
+    return grad_x, grad_kernel
 
 
-convolve.defvjp(_forward, _backward, symbolic_zeros=True)
+conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd, symbolic_zeros=True)

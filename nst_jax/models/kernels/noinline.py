@@ -1,10 +1,10 @@
-"""A border around operations, for XLA's CPU compiler, which else keeps too much in memory.
+"""Prevent XLA's CPU compiler from fusing operations across a function boundary.
 
-It merges what is cheap to compute into whatever uses it, much later in the program, and holds the
-large array that it is computed from until then; and it computes early whatever can be. A
-``lax.optimization_barrier`` does not prevent that, because barriers are gone by the time that
-operations are merged. A function that is not inlined stays one (jaxlib 0.10.2): nothing in it is
-merged with others, and it begins when all its arguments are there.
+XLA fuses a cheap operation into each of its consumers. When a consumer runs much later, as in the
+backward pass, the large input of the operation stays in memory until then. XLA also schedules
+operations as early as their inputs allow. ``lax.optimization_barrier`` does not help, because XLA
+removes barriers before it fuses. A function that is not inlined stays separate (jaxlib 0.10.2):
+XLA fuses nothing into it, and it runs only when all of its arguments are ready.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-__all__ = ["apart"]
+__all__ = ["noinline"]
 
 
-def apart(function: Callable[..., Any], *args: Any) -> Any:
-    """Return ``function(*args)``, on CPUs from a function that is not inlined."""
+def noinline(fn: Callable[..., Any], *args: Any) -> Any:
+    """Return ``fn(*args)``; on CPU, XLA compiles ``fn`` as a function of its own."""
 
-    def called(*args: Any) -> Any:
+    def noinline_fn(*args: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*args)
+            return jax.jit(fn)(*args)
 
-    return lax.platform_dependent(*args, cpu=called, default=function)
+    return lax.platform_dependent(*args, cpu=noinline_fn, default=fn)

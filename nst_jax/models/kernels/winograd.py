@@ -1,29 +1,30 @@
-"""A 3×3 convolution of stride 1 with a quarter of the multiplications: Winograd's F(4×4, 3×3).
+"""A 3×3 convolution with a quarter of the multiplications: Winograd's F(4×4, 3×3).
 
-After Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks". The picture is cut
-into tiles of 4×4 positions. A tile with its surroundings, 6×6 values d, and a kernel, 3×3 values g,
-are brought into a form in which correlating them is multiplying place by place, 36 products instead
-of 144:
+The algorithm is that of Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks". It
+cuts the output into tiles of 4×4 positions. A tile depends on 6×6 input values d and on a kernel of
+3×3 values g. Both are transformed such that the convolution becomes an elementwise product, with 36
+multiplications instead of 144:
 
     y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 
-Over all tiles and channels that is 36 products of matrices. The kernels' form is made once, by
-`transform`, and takes four times their memory.
+Over all tiles and channels this is 36 matrix products. `transform_kernel` computes G g Gᵀ once; it
+takes four times the memory of the kernel.
 
-G, B and A evaluate and interpolate polynomials at six points. Ours, 0, ±√2, ±1/√2 and ∞, are closed
-under p → 1/p, and so is a kernel's form under reversal: the reversed kernels that the input's
-gradient needs are the same numbers in another order, and no second copy of them is kept. The points
-are accurate, too: over 256 channels the result is off by 1.3e-6 of its size (root mean square, in
-float32), with the usual 0, ±1, ±2 and ∞ by twice that.
+G and A evaluate polynomials at six points, and B interpolates. We choose the points 0, ±√2, ±1/√2
+and ∞. This set is closed under p → 1/p, and therefore the transform of a reversed kernel has the
+same values in another order: the gradient with respect to the input, which needs reversed kernels,
+takes no second copy. The points are accurate as well: with 256 channels in float32 the relative
+error is 1.3e-6 (root mean square), half that of the usual points 0, ±1, ±2 and ∞.
 
-Of bfloat16 pictures only what goes into the 36 products is rounded to bfloat16, besides the result;
-the transforms and the products' sums are in float32. A convolution is then off by 1.1 %, where one
-as it is defined is off by 0.3 %. In the whole network most of that averages out: at relu5_1
-features are off by 1.9 % instead of 1.0, the gradient by 9.8 % instead of 8.3, and the loss by 7e-4
-instead of 6e-4 (VGG19's shape, 256 × 256 pixels).
+In bfloat16 only the factors of the 36 matrix products and the result are rounded to bfloat16. The
+transforms and the sums of the products are in float32. The relative error of one convolution is
+1.1 %, against 0.3 % for the direct form. Most of it averages out over the network: at relu5_1 the
+error of the features is 1.9 % instead of 1.0 %, that of the gradient 9.8 % instead of 8.3 %, and
+that of the loss 7e-4 instead of 6e-4 (shape of VGG19, 256×256 pixels).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Final
 
@@ -33,82 +34,113 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["correlate", "transform"]
+__all__ = ["WinogradKernel", "conv_winograd", "transform_kernel"]
 
 TILE: Final = 4
 POINTS: Final = np.array([0, 2**0.5, -(2**0.5), 2**-0.5, -(2**-0.5)])
-"""All but ∞, which comes after them."""
-RECIPROCALS: Final = [5, 3, 4, 1, 2, 0]
-"""Where each point's reciprocal is."""
+"""The finite points; ∞ comes last."""
+REVERSAL_ORDER: Final = [5, 3, 4, 1, 2, 0]
+"""Index of the reciprocal of each point."""
 
 
-def _values(coefficients: int) -> Float[np.ndarray, "6 coefficients"]:
-    """What each coefficient adds to a polynomial's value at each point."""
-    return np.vstack([POINTS[:, None] ** np.arange(coefficients), np.eye(coefficients)[-1]])
+def _vandermonde(num_coefficients: int) -> Float[np.ndarray, "6 num_coefficients"]:
+    """Matrix from the coefficients of a polynomial to its values at the six points."""
+    powers = POINTS[:, None] ** np.arange(num_coefficients)
+    return np.vstack([powers, np.eye(num_coefficients)[-1]])
 
 
-_SCALE: Final = np.array([1, *POINTS[1:], 1])[:, None]
-"""With it a kernel's value at p is its reverse's at 1/p."""
-_G: Final = _values(3) / _SCALE
-_B: Final = (np.linalg.inv(_values(6)).T * _SCALE).round(12)
-_A: Final = _values(TILE).T
+_POINT_SCALE: Final = np.array([1, *POINTS[1:], 1])[:, None]
+"""Scaled by it, the value of a kernel at p equals the value of the reversed kernel at 1/p."""
+_G: Final = _vandermonde(3) / _POINT_SCALE
+_B: Final = (np.linalg.inv(_vandermonde(6)).T * _POINT_SCALE).round(12)
+_A: Final = _vandermonde(TILE).T
 
 
-def transform(kernel: Float[Any, "3 3 c n"], dtype: Any = jnp.float32) -> Float[Array, "36 c n"]:
-    """Bring kernels (G g Gᵀ) into the form that `correlate` takes, rounded to ``dtype`` in it."""
-    taps = np.asarray(kernel, np.float32)
-    c, n = taps.shape[2:]
-    matrix = np.kron(_G, _G).astype(taps.dtype)
-    return jnp.asarray((matrix @ taps.reshape(9, c * n)).reshape(36, c, n), dtype)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class WinogradKernel:
+    """A 3×3 kernel in Winograd's form; a pytree with one leaf. Made by `transform_kernel`.
+
+    Attributes:
+        values: G g Gᵀ, flattened to 36 rows, for c input and n output channels.
+    """
+
+    values: Float[Array, "36 c n"]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of ``values``, in which the convolution multiplies."""
+        return self.values.dtype
 
 
-@partial(jax.jit, static_argnames=("margin", "reverse"))
-def correlate(
-    x: Float[Array, "h w c"], kernel: Float[Array, "36 c n"], margin: int, *, reverse: bool = False
+def transform_kernel(kernel: Float[Any, "3 3 c n"], dtype: Any = jnp.float32) -> WinogradKernel:
+    """Compute G g Gᵀ in float32 and round it to ``dtype``.
+
+    Args:
+        kernel: a kernel of height, width, input and output channels.
+        dtype: the dtype of the result.
+    """
+    kernel = np.asarray(kernel, np.float32)
+    c, n = kernel.shape[2:]
+    matrix = np.kron(_G, _G).astype(kernel.dtype)
+    return WinogradKernel(jnp.asarray((matrix @ kernel.reshape(9, c * n)).reshape(36, c, n), dtype))
+
+
+@partial(jax.jit, static_argnames=("pad_width", "reverse"))
+def conv_winograd(
+    x: Float[Array, "h w c"], kernel: WinogradKernel, pad_width: int, *, reverse: bool = False
 ) -> Float[Array, "_ _ n"]:
-    """Correlate one image with kernels, with ``margin`` rows and columns of zeros on every side.
+    """Convolve one image, as deep-learning libraries do: without reversing the kernel.
 
     Args:
         x: the image.
-        kernel: from `transform`, in the image's dtype.
-        margin: 0, 1 or 2; the result is larger than the image by 2 · margin − 2.
-        reverse: correlate with the reversed kernels, from their output's channels to their input's.
-            With a margin of 2 − m this is the transpose of what a margin of m gives.
+        kernel: from `transform_kernel`, in the dtype of the image.
+        pad_width: rows and columns of zeros around the image: 0, 1 or 2. The result has
+            2·pad_width − 2 more rows and columns than the image.
+        reverse: convolve with the reversed kernel, from its output to its input channels. With a
+            ``pad_width`` of 2 − p this is the transpose of the convolution with p.
+
+    Returns:
+        The result in the dtype of the kernel.
     """
     channels = x.shape[2]
-    height, width = (side + 2 * margin - 2 for side in x.shape[:2])
-    down, across = -(-height // TILE), -(-width // TILE)
-    below = TILE * (down + 1) - margin - x.shape[0]
-    right = TILE * (across + 1) - margin - x.shape[1]
-    x = jnp.pad(x, ((margin, below), (margin, right), (0, 0)))
-    x = x.reshape(down + 1, TILE, across + 1, TILE, channels)
-    order = RECIPROCALS if reverse else slice(None)
+    height, width = (side + 2 * pad_width - 2 for side in x.shape[:2])
+    tile_rows, tile_columns = -(-height // TILE), -(-width // TILE)
+    pad_bottom = TILE * (tile_rows + 1) - pad_width - x.shape[0]
+    pad_right = TILE * (tile_columns + 1) - pad_width - x.shape[1]
+    x = jnp.pad(x, ((pad_width, pad_bottom), (pad_width, pad_right), (0, 0)))
+    x = x.reshape(tile_rows + 1, TILE, tile_columns + 1, TILE, channels)
+    order = REVERSAL_ORDER if reverse else slice(None)
     B, A = _B[order], _A[:, order]
 
-    # A tile's last two rows and columns of six are the next tile's first two.
-    rows = [(x[:down, i] if i < TILE else x[1:, i - TILE]).astype(jnp.float32) for i in range(6)]
-    x = _mix(B, rows, axis=0)
-    columns = [x[:, :, :across, i] if i < TILE else x[:, :, 1:, i - TILE] for i in range(6)]
-    x = _mix(B, columns, axis=1).reshape(36, down * across, channels).astype(kernel.dtype)
+    # The last two of a tile's six rows and columns are the first two of the next tile.
+    rows = [x[:tile_rows, i] if i < TILE else x[1:, i - TILE] for i in range(6)]
+    x = _apply_transform(B, [row.astype(jnp.float32) for row in rows], axis=0)
+    columns = [x[:, :, :tile_columns, i] if i < TILE else x[:, :, 1:, i - TILE] for i in range(6)]
+    x = _apply_transform(B, columns, axis=1)
+    x = x.reshape(36, tile_rows * tile_columns, channels).astype(kernel.dtype)
 
-    depth = 2 if reverse else 1
+    kernel_axis = 2 if reverse else 1
     products = lax.dot_general(
-        x, kernel, (((2,), (depth,)), ((0,), (0,))), preferred_element_type=jnp.float32
+        x,
+        kernel.values,
+        (((2,), (kernel_axis,)), ((0,), (0,))),
+        preferred_element_type=jnp.float32,
     )
-    products = products.reshape(6, 6, down, across, -1)
-    products = _mix(A, [products[:, i] for i in range(6)], axis=3)
-    tiles = _mix(A, [products[i] for i in range(6)], axis=1)
-    tiles = tiles.astype(kernel.dtype)
-    return tiles.reshape(TILE * down, TILE * across, -1)[:height, :width]
+    products = products.reshape(6, 6, tile_rows, tile_columns, -1)
+    products = _apply_transform(A, [products[:, i] for i in range(6)], axis=3)
+    tiles = _apply_transform(A, [products[i] for i in range(6)], axis=1).astype(kernel.dtype)
+    return tiles.reshape(TILE * tile_rows, TILE * tile_columns, -1)[:height, :width]
 
 
-def _mix(matrix: Float[np.ndarray, "outputs inputs"], arrays: Sequence[Array], axis: int) -> Array:
-    """Multiply a matrix by a vector of arrays; its outputs are stacked along a new axis."""
-    # Operations of jax.lax, because those of jax.numpy take four times as long to trace.
-    weights = matrix.astype(np.float32)
-    mixed = []
-    for row in weights:
-        counting = [(w, x) for w, x in zip(row, arrays, strict=True) if w != 0]
-        terms = [x if w == 1 else lax.mul(x, w) for w, x in counting]
-        mixed.append(lax.expand_dims(reduce(lax.add, terms), (axis,)))
-    return lax.concatenate(mixed, axis)
+def _apply_transform(
+    matrix: Float[np.ndarray, "outputs inputs"], arrays: Sequence[Array], axis: int
+) -> Array:
+    """Multiply ``matrix`` by a vector of arrays; stack the outputs along the new ``axis``."""
+    # jax.lax, because operations of jax.numpy take four times as long to trace.
+    outputs = []
+    for row in matrix.astype(np.float32):
+        nonzero = [(w, x) for w, x in zip(row, arrays, strict=True) if w != 0]
+        terms = [x if w == 1 else lax.mul(x, w) for w, x in nonzero]
+        outputs.append(lax.expand_dims(reduce(lax.add, terms), (axis,)))
+    return lax.concatenate(outputs, axis)

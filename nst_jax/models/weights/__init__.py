@@ -1,0 +1,22 @@
+"""Weight files of VGG16 and VGG19: read, check, convert, download and cache them.
+
+`load` reads one file and `load_pretrained` finds the file. Both return `Weights` with NumPy arrays.
+Nothing in this folder imports JAX.
+"""
+
+from nst_jax.models.weights.download import cache_dir, download, vgg19_cache_path
+from nst_jax.models.weights.load import VerifyReport, Weights, load, save, verify
+from nst_jax.models.weights.pretrained import bundled_path, load_pretrained
+
+__all__ = [
+    "VerifyReport",
+    "Weights",
+    "bundled_path",
+    "cache_dir",
+    "download",
+    "load",
+    "load_pretrained",
+    "save",
+    "verify",
+    "vgg19_cache_path",
+]

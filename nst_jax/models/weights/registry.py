@@ -1,27 +1,18 @@
-"""What is known about published weight files: addresses, hashes, licences."""
+"""Known weight files: where they are, their hashes, their licenses and their preprocessing."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nst_jax.models.weights.formats import Contents
+from nst_jax._types import Preprocessing
+from nst_jax.files import file_hash
+from nst_jax.models.weights.keras import KERAS_LEGACY
+from nst_jax.models.weights.validation import WeightFile
 
-__all__ = [
-    "BUNDLED_SHA256",
-    "CAFFE_LICENCE",
-    "TORCHVISION_LICENCE",
-    "VGG19_FILE",
-    "VGG19_MD5",
-    "VGG19_SIZE",
-    "VGG19_URL",
-    "Origin",
-    "digest",
-    "origin_of",
-]
+__all__ = ["Provenance", "find_bundled", "lookup"]
 
 BUNDLED_SHA256: Final = "552de8df7d55a68031af5a35c15fe45fe74cc61bef4fa7bc564f9cd20c03852e"
-"""SHA-256 of the bundled ``vgg16.safetensors``; ``weights/README.md`` says where it comes from."""
+"""SHA-256 of the bundled ``vgg16.safetensors``. ``weights/README.md`` says where it comes from."""
 
 VGG19_FILE: Final = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 VGG19_URL: Final = (
@@ -30,48 +21,52 @@ VGG19_URL: Final = (
 VGG19_MD5: Final = "253f8cb515780f3b799900260a226db6"
 """The hash that Keras publishes for the file."""
 VGG19_SIZE: Final = 80_134_624
+"""Bytes of the file."""
 
-CAFFE_LICENCE: Final = (
+CAFFE_LICENSE: Final = (
     "CC BY 4.0, Simonyan & Zisserman (Visual Geometry Group, University of Oxford)"
 )
-TORCHVISION_LICENCE: Final = "BSD-3-Clause, torchvision"
+TORCHVISION_LICENSE: Final = "BSD-3-Clause, torchvision"
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Source and licence in words, and the preprocessing of the training where it is known."""
+class Provenance:
+    """Source and license in words, and the preprocessing if it is known."""
 
     source: str
-    licence: str
-    preprocessing: str | None
+    license: str
+    preprocessing: Preprocessing | None
 
 
-_VGG19 = Origin(f"Keras Applications, VGG19 on ImageNet, {VGG19_FILE}", CAFFE_LICENCE, "caffe")
+_VGG19 = Provenance(f"Keras Applications, VGG19 on ImageNet, {VGG19_FILE}", CAFFE_LICENSE, "caffe")
 
-# PyTorch's files are named after the first digits of their SHA-256, so the content tells which of
-# the well-known ones it is, whatever the file is called now.
+# PyTorch names its files after the first digits of their SHA-256, so the hash identifies these
+# files even if they have been renamed.
 _KNOWN_BY_SHA256 = {
-    "dcbb9e9d": Origin("torchvision, VGG19 on ImageNet", TORCHVISION_LICENCE, "torchvision"),
-    "397923af": Origin("torchvision, VGG16 on ImageNet", TORCHVISION_LICENCE, "torchvision"),
-    "d01eb7cb": Origin("jcjohnson's conversion of Caffe's VGG19", CAFFE_LICENCE, "caffe"),
-    "00b39a1b": Origin("jcjohnson's conversion of Caffe's VGG16", CAFFE_LICENCE, "caffe"),
+    "dcbb9e9d": Provenance("torchvision, VGG19 on ImageNet", TORCHVISION_LICENSE, "torchvision"),
+    "397923af": Provenance("torchvision, VGG16 on ImageNet", TORCHVISION_LICENSE, "torchvision"),
+    "d01eb7cb": Provenance("jcjohnson's conversion of Caffe's VGG19", CAFFE_LICENSE, "caffe"),
+    "00b39a1b": Provenance("jcjohnson's conversion of Caffe's VGG16", CAFFE_LICENSE, "caffe"),
 }
 
 
-def origin_of(path: Path, contents: Contents, sha256: str) -> Origin:
-    """Return what is known of the file ``path``: by its hash, its metadata or its format."""
+def lookup(path: Path, weight_file: WeightFile, sha256: str) -> Provenance:
+    """Return the provenance of the file ``path``, from its hash, its metadata or its format."""
     if sha256[:8] in _KNOWN_BY_SHA256:
         return _KNOWN_BY_SHA256[sha256[:8]]
-    if contents.format == "Keras legacy HDF5" and digest(path, "md5") == VGG19_MD5:
+    if weight_file.format == KERAS_LEGACY and file_hash(path, "md5") == VGG19_MD5:
         return _VGG19
-    return Origin(
-        contents.metadata.get("source", f"{contents.format} file {path.name}"),
-        contents.metadata.get("licence", "unknown"),
-        contents.preprocessing,
+    metadata = weight_file.metadata
+    return Provenance(
+        metadata.get("source", f"{weight_file.format} file {path.name}"),
+        # The bundled file has the British spelling.
+        metadata.get("license") or metadata.get("licence", "unknown"),
+        weight_file.preprocessing,
     )
 
 
-def digest(path: Path, algorithm: str) -> str:
-    """Return the hash of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def find_bundled() -> Path | None:
+    """Return the bundled VGG16, which is in an installed package or beside it in a checkout."""
+    package = Path(__file__).parents[2]
+    folders = (package / "bundled", package.parent / "weights")
+    return next((p for f in folders if (p := f / "vgg16.safetensors").is_file()), None)

@@ -1,0 +1,61 @@
+"""Reads and writes safetensors files: this project's own format, and PyTorch state dicts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from nst_jax.errors import InputError
+from nst_jax.files import write_atomically
+from nst_jax.models.architectures import Params
+from nst_jax.models.weights.torch import from_state_dict
+from nst_jax.models.weights.validation import WeightFile
+
+__all__ = ["NATIVE_FORMAT", "read_safetensors", "write_safetensors"]
+
+NATIVE_FORMAT: Final = "nst_jax safetensors"
+FORMAT_TAG: Final = "nst_jax"
+FORMAT_VERSION: Final = "1"
+
+
+def read_safetensors(path: Path) -> WeightFile:
+    """Read the convolutions of the safetensors file ``path``."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+
+        def get(key: str) -> npt.NDArray[Any]:
+            dtype = file.get_slice(key).get_dtype()
+            if dtype not in ("F16", "F32", "F64"):
+                raise InputError(f"{path}: {key} has dtype {dtype}; save it as float32 or float16")
+            return file.get_tensor(key)
+
+        metadata = file.metadata() or {}
+        keys = list(file.keys())
+        if metadata.get("format") != FORMAT_TAG:
+            return from_state_dict(path, "safetensors state dict", keys, get)
+        if metadata.get("version") != FORMAT_VERSION:
+            raise InputError(f"{path} has another version of the format; update nst-jax")
+        layers: dict[str, dict[str, npt.NDArray[Any]]] = {}
+        for key in keys:
+            layer, _, part = key.partition(".")
+            layers.setdefault(layer, {})[part] = get(key)
+    return WeightFile(NATIVE_FORMAT, layers, metadata=metadata)
+
+
+def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -> None:
+    """Write contiguous ``layers`` and ``metadata`` completely, or leave ``path`` unchanged."""
+    from safetensors.numpy import save
+
+    arrays = {f"{layer}.{part}": a for layer, parts in layers.items() for part, a in parts.items()}
+    data = save(arrays, {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata})
+    try:
+        if path.exists() and not path.is_file():  # a rename would replace a device
+            raise InputError(f"{path} is not a regular file; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); choose a file in a folder that you own"
+        ) from None
