@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization, Padding, Pooling
 from nst_jax.errors import InputError
 from nst_jax.losses import terms
 from nst_jax.losses.statistics import Gram, StyleStatistic
 from nst_jax.models.architectures import num_poolings
+from nst_jax.models.kernels.dtypes import at_least_float32
 from nst_jax.models.vgg import VGG, Params
 
 __all__ = [
@@ -81,8 +82,8 @@ class Targets:
 
     content: dict[str, Float[Array, "..."]]
     style: dict[str, Any]
-    layer_masks: dict[str, Float32[Array, "..."]] = field(default_factory=dict)
-    mask_weights: Float32[Array, " r"] | None = None
+    layer_masks: dict[str, Float[Array, "..."]] = field(default_factory=dict)
+    mask_weights: Float[Array, " r"] | None = None
     normalization: Normalization = field(default="target_energy", metadata={"static": True})
     pooling: Pooling = field(default="max", metadata={"static": True})
     padding: Padding = field(default="replicate", metadata={"static": True})
@@ -100,7 +101,7 @@ class ImageStatistics(NamedTuple):
         style: what the style statistic measured, by layer; with masks a leading axis of r.
     """
 
-    content: dict[str, Float32[Array, ""]]
+    content: dict[str, Float[Array, ""]]
     style: dict[str, Any]
 
 
@@ -219,9 +220,9 @@ def combine_targets(
         raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
     if masks is None:
         return Targets(content, mix_styles(styles, weights), **options)
-    covered = masks.astype(jnp.float32).mean((1, 2))
+    covered = at_least_float32(masks).mean((1, 2))
     # A pixel then feels its style as strongly as without masks, however small its mask is.
-    mask_weights = covered * jnp.asarray(weights, jnp.float32) * len(weights)
+    mask_weights = covered * jnp.asarray(weights, covered.dtype) * len(weights)
     layer_masks = {layer: downsample_masks(masks, layer) for layer in styles[0]}
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *styles)
     return Targets(content, stacked, layer_masks, mask_weights, **options)
@@ -255,9 +256,9 @@ def normalize_weights(num_styles: int, weights: Sequence[float] | None) -> list[
     return [weight / sum(weights) for weight in weights]
 
 
-def downsample_masks(masks: Float[Array, "r h w"], layer: str) -> Float32[Array, "r h_l w_l"]:
+def downsample_masks(masks: Float[Array, "r h w"], layer: str) -> Float[Array, "r h_l w_l"]:
     """Bring masks to a layer's resolution: the mean over the pixels that its pooling joins."""
-    masks = masks.astype(jnp.float32)
+    masks = at_least_float32(masks)
     for _ in range(num_poolings(layer)):
         r, h, w = masks.shape
         windows = masks[:, : h // 2 * 2, : w // 2 * 2].reshape(r, h // 2, 2, w // 2, 2)
@@ -272,7 +273,7 @@ def num_positions(layer: str, height: int, width: int) -> int:
 
 def loss(
     image: Float[Array, "h w 3"], params: Params, targets: Targets, loss_weights: LossWeights
-) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """α·L_content + β·L_style + tv_weight·L_tv (the paper's equation 7, and smoothness).
 
     Args:
@@ -335,7 +336,7 @@ def total_loss(
     image: Float[Array, "h w 3"],
     targets: Targets,
     loss_weights: LossWeights,
-) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the weighted sum of the loss terms, given the statistics of ``image``; see `loss`."""
     content = {}
     for layer, P in targets.content.items():
@@ -348,7 +349,7 @@ def total_loss(
         layer: _style_term(statistics.style[layer], image.shape[:2], targets, layer)
         for layer in targets.style
     }
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros((), at_least_float32(image).dtype)
     sums = {
         "content": sum((loss_weights.content_layers[k] * v for k, v in content.items()), zero),
         "style": sum((loss_weights.style_layers[k] * v for k, v in style.items()), zero),
@@ -366,7 +367,7 @@ def total_loss(
 
 def _style_term(
     measured: Any, shape: tuple[int, ...], targets: Targets, layer: str
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     statistic, target = targets.statistic, targets.style[layer]
     if layer not in targets.layer_masks:
         if statistic.additive:
@@ -382,7 +383,7 @@ def _style_term(
     return jnp.dot(targets.mask_weights * nonempty, distances)
 
 
-def _divide(sums: Any, positions: Float32[Array, ""] | int) -> Any:
+def _divide(sums: Any, positions: Float[Array, ""] | int) -> Any:
     return jax.tree.map(lambda x: x / positions, sums)
 
 

@@ -1,12 +1,15 @@
 """The content loss and total variation of one image.
 
 Features are ``(h, w, n)``: n filters (the paper's N_l) at M = h·w positions. Everything is a pure
-function of arrays, sums in float32 and returns a float32 scalar; batch with ``jax.vmap``. "The
-paper" is Gatys, Ecker & Bethge, "A Neural Algorithm of Artistic Style" (2015).
+function of arrays and returns a scalar; batch with ``jax.vmap``. Sums are in float32, or in float64
+for float64 features. "The paper" is Gatys, Ecker & Bethge, "A Neural Algorithm of Artistic Style"
+(2015).
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
+
+from nst_jax.models.kernels.dtypes import at_least_float32
 
 __all__ = ["EPSILON", "content_loss", "relative_content_loss", "sum_of_squares", "total_variation"]
 
@@ -16,14 +19,14 @@ EPSILON = 1e-30
 
 def content_loss(
     features: Float[Array, "h w n"], target: Float[Array, "h w n"]
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """½ Σ_ij (F_ij − P_ij)² (the paper's equation 1)."""
     return 0.5 * sum_of_squares(features, target)
 
 
 def relative_content_loss(
     features: Float[Array, "h w n"], target: Float[Array, "h w n"]
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """Σ (F − P)² / Σ P²: the paper's content loss relative to the target's energy.
 
     It does not change when the image is enlarged or when the network's activations are rescaled, so
@@ -32,14 +35,14 @@ def relative_content_loss(
     return sum_of_squares(features, target) / (sum_of_squares(target, 0.0) + EPSILON)
 
 
-def total_variation(image: Float[Array, "h w 3"]) -> Float32[Array, ""]:
+def total_variation(image: Float[Array, "h w 3"]) -> Float[Array, ""]:
     """Mean squared difference between neighbors, on nine points so that no direction is preferred.
 
     The mean over pixels and channels of ⅔ (Δx² + Δy²) + ⅙ (Δ↘² + Δ↙²), where Δ↘ and Δ↙ are
     differences along the diagonals. For a plane of slope s this is s² in every direction. The mean
     makes it independent of the image's size. An image of one pixel has none.
     """
-    image = image.astype(jnp.float32)
+    image = at_least_float32(image)
     across = image[:, 1:] - image[:, :-1]
     down = image[1:] - image[:-1]
     falling = image[1:, 1:] - image[:-1, :-1]
@@ -51,6 +54,6 @@ def total_variation(image: Float[Array, "h w 3"]) -> Float32[Array, ""]:
 
 def sum_of_squares(
     a: Float[Array, "*shape"], b: Float[Array, "*shape"] | float
-) -> Float32[Array, ""]:
-    """Σ (a − b)² in float32."""
-    return jnp.square(a.astype(jnp.float32) - b).sum()
+) -> Float[Array, ""]:
+    """Σ (a − b)², in float32 or better."""
+    return jnp.square(at_least_float32(a) - b).sum()

@@ -6,7 +6,7 @@ these bytes in the forward pass; otherwise it would compute them in the backward
 whole output of the convolution until then.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, UInt8
 
 from nst_jax._types import Pooling
+from nst_jax.models.kernels.dtypes import at_least_float32
 from nst_jax.models.kernels.noinline import noinline
 
 __all__ = ["POOL_SCALE", "bias_relu", "pool"]
@@ -25,16 +26,16 @@ the geometric mean of the RMS at relu2_1 … relu5_1 is within a few percent of 
 (``docs/performance.md``)."""
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def bias_relu(x: Float[Array, "h w n"], bias: Float[Array, " n"]) -> Float[Array, "h w n"]:
     """max(x + bias, 0)."""
-    return _bias_relu_fwd(x, bias)[0]
+    return noinline(_bias_relu_and_mask, x, bias)[0]
 
 
-def _bias_relu_fwd(
-    x: Float[Array, "h w n"], bias: Float[Array, " n"]
-) -> tuple[Float[Array, "h w n"], Bool[Array, "h w n"]]:
-    return noinline(_bias_relu_and_mask, x, bias)
+@bias_relu.defjvp
+def _bias_relu_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+    value, mask = noinline(_bias_relu_and_mask, *primals)
+    return value, jnp.where(mask, tangents[0] + tangents[1], 0)
 
 
 def _bias_relu_and_mask(
@@ -42,16 +43,6 @@ def _bias_relu_and_mask(
 ) -> tuple[Float[Array, "h w n"], Bool[Array, "h w n"]]:
     x = x + bias
     return jnp.maximum(x, 0), x > 0
-
-
-def _bias_relu_bwd(
-    mask: Bool[Array, "h w n"], cotangent: Float[Array, "h w n"]
-) -> tuple[Float[Array, "h w n"], Float[Array, " n"]]:
-    grad_x = jnp.where(mask, cotangent, 0)
-    return grad_x, grad_x.sum((0, 1))
-
-
-bias_relu.defvjp(_bias_relu_fwd, _bias_relu_bwd)
 
 
 def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 n"]:
@@ -63,16 +54,16 @@ def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 
     x = x[: h // 2 * 2, : w // 2 * 2]
     if pooling == "max":
         return _max_pool(x)
-    windows = x.reshape(h // 2, 2, w // 2, 2, n)
+    windows = _windows(x)
     if pooling == "average":
         return POOL_SCALE[pooling] * windows.mean((1, 3))
-    # In float32, because half precision overflows; and the gradient of the root is infinite at 0.
-    squares = jnp.square(windows.astype(jnp.float32)).sum((1, 3))
+    # Not in half precision, which overflows; and the gradient of the root is infinite at 0.
+    squares = jnp.square(at_least_float32(windows)).sum((1, 3))
     root = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
     return (POOL_SCALE[pooling] * root).astype(x.dtype)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _max_pool(x: Float[Array, "h w n"]) -> Float[Array, "h//2 w//2 n"]:
     """Maximum of each 2×2 window; the gradient goes to the first position that holds it.
 
@@ -80,13 +71,14 @@ def _max_pool(x: Float[Array, "h w n"]) -> Float[Array, "h//2 w//2 n"]:
     windows. The windows are read in two ways: on TPU strided slices are fast and a reshape copies
     the data, and on CPU it is the reverse.
     """
-    return _max_pool_fwd(x)[0]
+    return noinline(_max_and_argmax, x)[0]
 
 
-def _max_pool_fwd(
-    x: Float[Array, "h w n"],
-) -> tuple[Float[Array, "h//2 w//2 n"], UInt8[Array, "h//2 w//2 n"]]:
-    return noinline(_max_and_argmax, x)
+@_max_pool.defjvp
+def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    value, argmax = noinline(_max_and_argmax, *primals)
+    select = {"tpu": _select_strided, "default": _select_reshape}
+    return value, lax.platform_dependent(argmax, *tangents, **select)
 
 
 def _max_and_argmax(
@@ -101,21 +93,15 @@ def _max_and_argmax(
     return jnp.maximum(top, bottom), argmax.astype(jnp.uint8)
 
 
-def _max_pool_bwd(
-    argmax: UInt8[Array, "h w n"], cotangent: Float[Array, "h w n"]
-) -> tuple[Float[Array, "2*h 2*w n"]]:
-    return (
-        lax.platform_dependent(argmax, cotangent, tpu=_unpool_strided, default=_unpool_reshape),
-    )
-
-
-_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+def _windows(x: Float[Array, "h w n"]) -> Float[Array, "h//2 2 w//2 2 n"]:
+    h, w, n = x.shape
+    # One axis at a time: JAX cannot split two at once on a mesh with explicit axes.
+    return x.reshape(h // 2, 2, w, n).reshape(h // 2, 2, w // 2, 2, n)
 
 
 def _corners_reshape(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n"]]:
     """The four numbers of each window, in reading order."""
-    h, w, n = x.shape
-    windows = x.reshape(h // 2, 2, w // 2, 2, n)
+    windows = _windows(x)
     return [windows[:, i, :, j] for i in (0, 1) for j in (0, 1)]
 
 
@@ -123,27 +109,16 @@ def _corners_strided(x: Float[Array, "h w n"]) -> list[Float[Array, "h//2 w//2 n
     return [x[i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
-def _unpool_reshape(
-    argmax: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
-) -> Float[Array, "2*h 2*w n"]:
-    """Write each value to its position in its window, and zeros elsewhere."""
-    h, w, n = values.shape
+def _select_reshape(
+    argmax: UInt8[Array, "h w n"], x: Float[Array, "2*h 2*w n"]
+) -> Float[Array, "h w n"]:
+    """Read the number at a position in each window."""
     positions = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 1, 2, 1)
-    windows = jnp.where(argmax[:, None, :, None] == positions, values[:, None, :, None], 0)
-    return windows.reshape(2 * h, 2 * w, n)
+    return jnp.where(argmax[:, None, :, None] == positions, _windows(x), 0).sum((1, 3))
 
 
-def _unpool_strided(
-    argmax: UInt8[Array, "h w n"], values: Float[Array, "h w n"]
-) -> Float[Array, "2*h 2*w n"]:
-    zero = jnp.zeros((), values.dtype)
-    corners = [
-        lax.pad(
-            jnp.where(argmax == 2 * i + j, values, zero),
-            zero,
-            ((i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)),
-        )
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
+def _select_strided(
+    argmax: UInt8[Array, "h w n"], x: Float[Array, "2*h 2*w n"]
+) -> Float[Array, "h w n"]:
+    corners = [jnp.where(argmax == k, corner, 0) for k, corner in enumerate(_corners_strided(x))]
     return corners[0] + corners[1] + corners[2] + corners[3]

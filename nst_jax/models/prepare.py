@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from nst_jax.errors import InputError
 from nst_jax.models.architectures import Params, conv_names
-from nst_jax.models.kernels.winograd import WinogradKernel, transform_kernel
+from nst_jax.models.kernels.conv3x3 import DirectKernel, PreparedKernel
+from nst_jax.models.kernels.winograd import transform_kernel
 from nst_jax.models.vgg import detect_model, required_convs
 
 __all__ = ["prepare_params", "resolve_dtype"]
@@ -32,12 +33,15 @@ def prepare_params(
     form adds a rounding error of about 1e-6 of a convolution's output in float32, and of 1e-2 in
     bfloat16, and takes four times the memory of the kernels.
 
-    Every function of this package takes loaded and prepared parameters alike. Both support reverse
-    mode only (``jax.grad``, ``jax.vjp``): the layers are ``jax.custom_vjp`` functions.
+    Every function of this package takes loaded and prepared parameters alike. Loaded ones support
+    every transformation of JAX. Prepared ones support reverse mode (``jax.grad``, ``jax.vjp``, also
+    repeated), ``vmap``, ``checkpoint`` and ``jax.shard_map``, but not forward mode (``jax.jvp``,
+    ``jax.hessian``) and not meshes with explicit axes.
 
     Args:
         params: the parameters of a whole network, as `nst_jax.models.weights.load` returns them.
-        dtype: ``float32``, ``bfloat16`` or ``auto``; see `resolve_dtype`.
+        dtype: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the hardware
+            multiplies it faster; see `resolve_dtype`. For float64 use loaded parameters.
         layers: the layers that will be requested; all by default. Parameters of deeper layers are
             returned as they are.
 
@@ -56,12 +60,14 @@ def prepare_params(
     prepared["input"] = {name: jnp.asarray(x, jnp.float32) for name, x in params["input"].items()}
     for name in conv_names(model) if layers is None else required_convs(model, layers):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        if isinstance(kernel, WinogradKernel):
+        if isinstance(kernel, PreparedKernel):
             raise InputError("these parameters are prepared already; give the loaded ones")
-        deep = min(kernel.shape[2:]) >= WINOGRAD_MIN_CHANNELS
-        convert = transform_kernel if use_winograd and deep else jnp.asarray
+        if use_winograd and min(kernel.shape[2:]) >= WINOGRAD_MIN_CHANNELS:
+            kernel = transform_kernel(kernel, network_dtype)
+        else:
+            kernel = DirectKernel(jnp.asarray(kernel, network_dtype))
         prepared[name] = {
-            "kernel": convert(kernel, network_dtype),
+            "kernel": kernel,
             "bias": jnp.asarray(bias, network_dtype),
         }
     return prepared

@@ -20,8 +20,7 @@ from jaxtyping import Array, Float, Int
 from nst_jax._types import ModelName, Padding, Pooling
 from nst_jax.errors import InputError
 from nst_jax.models.architectures import CONVS_PER_BLOCK, Params, conv_names, num_poolings
-from nst_jax.models.kernels.conv3x3 import conv3x3
-from nst_jax.models.kernels.winograd import WinogradKernel
+from nst_jax.models.kernels.conv3x3 import PreparedKernel, conv3x3
 from nst_jax.models.layers import bias_relu, pool
 
 __all__ = [
@@ -74,8 +73,8 @@ class Conv(nnx.Module):
 
     def __init__(self, params: Mapping[str, Any], *, padding: Padding = "same") -> None:
         kernel = params["kernel"]
-        self.is_winograd = isinstance(kernel, WinogradKernel)
-        self.kernel = FrozenParam(jnp.asarray(kernel.values if self.is_winograd else kernel))
+        self.prepared_as = type(kernel) if isinstance(kernel, PreparedKernel) else None
+        self.kernel = FrozenParam(jnp.asarray(kernel.values if self.prepared_as else kernel))
         self.bias = FrozenParam(jnp.asarray(params["bias"]))
         self.padding = padding
 
@@ -83,7 +82,7 @@ class Conv(nnx.Module):
         """Convolve in the dtype of the kernel; the output is as large as the input."""
         kernel = self.kernel[...]
         x = x.astype(kernel.dtype)
-        kernel = WinogradKernel(kernel) if self.is_winograd else kernel
+        kernel = self.prepared_as(kernel) if self.prepared_as else kernel
         if self.padding == "replicate":
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
             return conv3x3(x, kernel, "VALID")
@@ -96,8 +95,10 @@ class VGG(nnx.Module):
     The layers in ``params`` decide which of the two it is. The network computes in the dtype of the
     kernels: parameters in bfloat16 make it run in bfloat16.
 
-    It supports reverse mode only (``jax.grad``, ``jax.vjp``), with loaded and with prepared
-    parameters: its layers are ``jax.custom_vjp`` functions.
+    Loaded parameters go through plain JAX operations: forward and reverse mode of any order, float64,
+    ``jax.shard_map`` and meshes with explicit axes. Prepared parameters (`nst_jax.prepare_params`)
+    go through faster kernels, which support reverse mode of any order but no forward mode, and no
+    meshes with explicit axes.
 
     Args:
         params: network parameters with kernels (3, 3, in, out), as `nst_jax.models.weights.load`

@@ -50,7 +50,10 @@ PATIENCE = 10
 
 def init_state(image: Float[Array, "h w 3"], optimizer: Optimizer, ema_decay: float = 0.0) -> State:
     """Return the state before the first step, for an image in [0, 1] (clipped). Pure."""
-    image = jnp.clip(jnp.asarray(image, jnp.float32), 0, 1)
+    image = jnp.asarray(image)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise InputError(f"the start image has dtype {image.dtype}; give floats in [0, 1]")
+    image = jnp.clip(image.astype(jnp.promote_types(image.dtype, jnp.float32)), 0, 1)
     ema = jnp.zeros_like(image) if ema_decay else None
     zero = jnp.zeros((), jnp.int32)
     return State(image, ema, optimizer.init(image), zero, zero)

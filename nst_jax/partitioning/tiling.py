@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Int
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
@@ -51,7 +51,7 @@ def tiled_loss(
     loss_weights: LossWeights,
     *,
     tile: int,
-) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`nst_jax.loss` tile by tile; differentiate it in the same way.
 
     A step runs the network forward once more than without tiles, and on the halos too: VGG19 down

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 __all__ = ["StyleStatistic"]
 
@@ -28,10 +28,10 @@ class StyleStatistic(Protocol):
         """Measure one layer's features, each position weighted by ``mask`` in [0, 1] if given.
 
         Returns:
-            A pytree of float32 arrays.
+            A pytree of arrays in float32 or better.
         """
         ...
 
-    def distance(self, measured: Any, target: Any) -> Float32[Array, ""]:
+    def distance(self, measured: Any, target: Any) -> Float[Array, ""]:
         """Compare what `measure` returned for the image and for the style."""
         ...

@@ -1,15 +1,16 @@
 """Gram matrices, the style statistic of Gatys, Ecker & Bethge (2015), "the paper"."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization
 from nst_jax.losses.terms import EPSILON, sum_of_squares
+from nst_jax.models.kernels.dtypes import at_least_float32
 
 __all__ = ["Gram", "gram", "masked_gram", "relative_style_loss", "style_loss"]
 
@@ -28,53 +29,44 @@ class Gram:
 
     def measure(
         self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
-    ) -> Float32[Array, "n n"]:
+    ) -> Float[Array, "n n"]:
         """`gram`, or `masked_gram` with a mask."""
         return gram(features) if mask is None else masked_gram(features, mask)
 
     def distance(
-        self, measured: Float32[Array, "n n"], target: Float32[Array, "n n"]
-    ) -> Float32[Array, ""]:
+        self, measured: Float[Array, "n n"], target: Float[Array, "n n"]
+    ) -> Float[Array, ""]:
         """Compare two matrices, each averaged over its positions."""
         if self.normalization == "none":
             return style_loss(measured, target, 1)
         return relative_style_loss(measured, target)
 
 
-@jax.custom_vjp
-def gram(features: Float[Array, "h w n"]) -> Float32[Array, "n n"]:
+@jax.custom_jvp
+def gram(features: Float[Array, "h w n"]) -> Float[Array, "n n"]:
     """Gram matrix G_ij = Σ_k F_ik F_jk over all positions k (the paper's equation 3).
 
-    Its gradient F·(S + Sᵀ), for a cotangent S, is one product of matrices as they lie in memory.
-    The gradient that JAX derives transposes the features and the result.
+    The result is float32, or float64 for float64 features. Its derivative is symmetric, so that the
+    gradient F·(S + Sᵀ), for a cotangent S, is one matrix product and not two.
 
     >>> gram(jnp.array([[[1.0, 2.0], [0.0, 3.0]]]))
     Array([[ 1.,  2.],
            [ 2., 13.]], dtype=float32)
     """
-    return jnp.einsum("hwi,hwj->ij", features, features, preferred_element_type=jnp.float32)
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    return jnp.einsum("hwi,hwj->ij", features, features, preferred_element_type=dtype)
 
 
-def _gram_forward(features: Float[Array, "h w n"]) -> tuple[Float32[Array, "n n"], Array]:
+@gram.defjvp
+def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     # Behind the barrier XLA transposes what is in memory, instead of computing it once a filter.
-    features = lax.optimization_barrier(features)
-    return gram(features), features
+    features = lax.optimization_barrier(primals[0])
+    # In the features' dtype, so that the gradient is a product in that dtype too.
+    half = at_least_float32(jnp.einsum("hwi,hwj->ij", features, tangents[0]))
+    return gram(features), half + half.T
 
 
-def _gram_backward(
-    features: Float[Array, "h w n"], cotangent: Float32[Array, "n n"]
-) -> tuple[Float[Array, "h w n"]]:
-    symmetric = (cotangent + cotangent.T).astype(features.dtype)
-    product = jnp.dot(features, symmetric, preferred_element_type=jnp.float32)
-    return (product.astype(features.dtype),)
-
-
-gram.defvjp(_gram_forward, _gram_backward)
-
-
-def masked_gram(
-    features: Float[Array, "h w n"], mask: Float[Array, "h w"]
-) -> Float32[Array, "n n"]:
+def masked_gram(features: Float[Array, "h w n"], mask: Float[Array, "h w"]) -> Float[Array, "n n"]:
     """Σ_k T_k F_ik F_jk: the Gram matrix inside a mask, T_k in [0, 1].
 
     After Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer" (2017), whose T²
@@ -87,7 +79,7 @@ def masked_gram(
 
 def style_loss(
     gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"], positions: Float[Array, ""] | int
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """E_l = 1/(4 N² M²) Σ_ij (G_ij − A_ij)² (the paper's equation 4).
 
     Args:
@@ -96,14 +88,13 @@ def style_loss(
         positions: M, the number of positions.
     """
     filters = gram_matrix.shape[-1]
-    return sum_of_squares(gram_matrix, target) / (
-        4.0 * filters**2 * jnp.asarray(positions, jnp.float32) ** 2
-    )
+    error = sum_of_squares(gram_matrix, target)
+    return error / (4.0 * filters**2 * jnp.asarray(positions, error.dtype) ** 2)
 
 
 def relative_style_loss(
     gram_matrix: Float[Array, "n n"], target: Float[Array, "n n"]
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """Σ (G − A)² / Σ A²: the paper's style loss relative to the target's energy.
 
     Both matrices must be summed, or averaged, over the same number of positions.

@@ -23,10 +23,13 @@ in ``docs/performance.md``:
   ``while`` and ``scan``. Here it is the forward convolution with a kernel that is reversed as an
   array, behind a barrier, so that XLA moves the reversal out of the loop.
 
-The derivative is a ``jax.custom_vjp``: reverse mode composes with itself, ``vmap`` and
-``checkpoint``; forward mode (``jax.jvp``) is not available.
+Kernels as they were loaded go to ``lax.conv_general_dilated`` with JAX's own derivatives, so every
+transformation works. The forms above are for the kernels that `prepare_params` returns,
+`DirectKernel` and `WinogradKernel`. Their derivative is a ``jax.custom_vjp``: reverse mode composes
+with itself, ``vmap``, ``checkpoint`` and ``shard_map``; forward mode (``jax.jvp``) is not available.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -36,15 +39,36 @@ from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
+from nst_jax.models.kernels.dtypes import vary_like
 from nst_jax.models.kernels.winograd import WinogradKernel, conv_winograd
 
-__all__ = ["Kernel", "conv3x3"]
-
-Kernel = Float[Array, "3 3 c n"] | WinogradKernel
-"""A kernel of (height, width, channels in, channels out), or its Winograd form."""
+__all__ = ["DirectKernel", "Kernel", "PreparedKernel", "conv3x3"]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DirectKernel:
+    """A 3×3 kernel for the direct forms of this module; a pytree with one leaf.
+
+    Attributes:
+        values: the kernel, as it was loaded.
+    """
+
+    values: Float[Array, "3 3 c n"]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of ``values``."""
+        return self.values.dtype
+
+
+PreparedKernel = DirectKernel | WinogradKernel
+"""What `nst_jax.models.prepare.prepare_params` makes of a kernel."""
+
+Kernel = Float[Array, "3 3 c n"] | PreparedKernel
+"""A kernel of (height, width, channels in, channels out), or a prepared one."""
+
+
 def conv3x3(
     x: Float[Array, "h w c"], kernel: Kernel, padding: Literal["SAME", "VALID"] = "SAME"
 ) -> Float[Array, "_ _ n"]:
@@ -59,6 +83,15 @@ def conv3x3(
     Returns:
         The result in the dtype of the kernel.
     """
+    if isinstance(kernel, DirectKernel | WinogradKernel):
+        return _conv_prepared(x, vary_like(kernel, x), padding)
+    return _conv_lax(x, kernel, _pad_width(padding))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_prepared(
+    x: Float[Array, "h w c"], kernel: PreparedKernel, padding: Literal["SAME", "VALID"]
+) -> Float[Array, "_ _ n"]:
     return _conv(x, kernel, _pad_width(padding))
 
 
@@ -66,7 +99,9 @@ def _pad_width(padding: Literal["SAME", "VALID"]) -> int:
     return 1 if padding == "SAME" else 0
 
 
-def _conv(x: Float[Array, "h w c"], kernel: Kernel, pad_width: int) -> Float[Array, "_ _ n"]:
+def _conv(
+    x: Float[Array, "h w c"], kernel: PreparedKernel, pad_width: int
+) -> Float[Array, "_ _ n"]:
     """Convolve with ``pad_width`` rows and columns of zeros on every side, the fastest way."""
     if isinstance(kernel, WinogradKernel):
         return conv_winograd(x, kernel, pad_width)
@@ -74,7 +109,7 @@ def _conv(x: Float[Array, "h w c"], kernel: Kernel, pad_width: int) -> Float[Arr
     if x.dtype == jnp.bfloat16 and pad_width > 0 and x.shape[-1] % 2 == 0:
         implementations["cpu"] = partial(_conv_matmul, pad_width=pad_width)
     default = partial(_conv_lax, pad_width=pad_width)
-    return lax.platform_dependent(x, kernel, **implementations, default=default)
+    return lax.platform_dependent(x, kernel.values, **implementations, default=default)
 
 
 def _conv_lax(
@@ -158,37 +193,41 @@ def _matmul(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n
     return lax.optimization_barrier(jnp.dot(a, b, preferred_element_type=jnp.float32))
 
 
-def _conv3x3_fwd(
+def _conv_prepared_fwd(
     x: CustomVJPPrimal,
-    kernel: CustomVJPPrimal | WinogradKernel,
+    kernel: PreparedKernel,  # with a CustomVJPPrimal in the place of its values
     padding: Literal["SAME", "VALID"],
-) -> tuple[Float[Array, "_ _ n"], tuple[Array | None, Kernel]]:
+) -> tuple[Float[Array, "_ _ n"], tuple[Array | None, PreparedKernel]]:
     # Only the gradient of the kernel needs the image. Style transfer does not ask for it, and
     # tracing it would take a fifth of the time that the whole step takes to trace.
     kernel_perturbed = any(leaf.perturbed for leaf in jax.tree.leaves(kernel))
     saved_x = x.value if kernel_perturbed else None
     kernel_value = custom_vjp_primal_tree_values(kernel)
-    return conv3x3(x.value, kernel_value, padding), (saved_x, kernel_value)
+    return _conv_prepared(x.value, kernel_value, padding), (saved_x, kernel_value)
 
 
-def _conv3x3_bwd(
+def _conv_prepared_bwd(
     padding: Literal["SAME", "VALID"],
-    residuals: tuple[Array | None, Kernel],
+    residuals: tuple[Array | None, PreparedKernel],
     cotangent: Float[Array, "_ _ n"],
-) -> tuple[Float[Array, "h w c"], Kernel | None]:
+) -> tuple[Float[Array, "h w c"], PreparedKernel | None]:
     x, kernel = residuals
     pad_width = _pad_width(padding)
     if isinstance(kernel, WinogradKernel):
-        conv = conv_winograd
         grad_x = conv_winograd(cotangent, kernel, 2 - pad_width, reverse=True)
     else:
-        conv = _conv_lax
-        reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-        grad_x = _conv(cotangent, reversed_kernel, 2 - pad_width)
+        reversed_kernel = lax.optimization_barrier(kernel.values[::-1, ::-1].swapaxes(2, 3))
+        grad_x = _conv(cotangent, DirectKernel(reversed_kernel), 2 - pad_width)
     if x is None:
         return grad_x, None
-    (grad_kernel,) = jax.linear_transpose(partial(conv, x, pad_width=pad_width), kernel)(cotangent)
+
+    def conv(kernel: PreparedKernel) -> Array:
+        if isinstance(kernel, WinogradKernel):
+            return conv_winograd(x, kernel, pad_width)
+        return _conv_lax(x, kernel.values, pad_width)
+
+    (grad_kernel,) = jax.linear_transpose(conv, kernel)(cotangent)
     return grad_x, grad_kernel
 
 
-conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd, symbolic_zeros=True)
+_conv_prepared.defvjp(_conv_prepared_fwd, _conv_prepared_bwd, symbolic_zeros=True)
