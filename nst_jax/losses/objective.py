@@ -20,7 +20,7 @@ from nst_jax.losses import terms
 from nst_jax.losses.statistics import Gram, StyleStatistic
 from nst_jax.models.architectures import num_poolings
 from nst_jax.models.kernels.dtypes import at_least_float32
-from nst_jax.models.vgg import VGG, Params
+from nst_jax.models.vgg import VGG, Params, check_image
 
 __all__ = [
     "ImageStatistics",
@@ -143,9 +143,11 @@ def make_targets(
         InputError: an unknown layer or option, layers without an image or an image without layers,
             or style weights or masks that do not fit the styles.
     """
+    if getattr(styles, "ndim", 0) == 3:
+        raise InputError("styles is one image; give a list of images, such as [style]")
     if (content is None) != (not content_layers):
         raise InputError("give a content image and content layers, or neither")
-    if (not styles) != (not style_layers):
+    if (len(styles) == 0) != (len(style_layers) == 0):
         raise InputError("give style images and style layers, or neither")
     if masks is not None and content is not None and masks.shape[1:] != content.shape[:2]:
         raise InputError(
@@ -290,6 +292,7 @@ def loss(
         InputError: the weights name other layers than the targets hold, or the content had another
             size than the image.
     """
+    check_image(image)
     check_targets(image, targets, loss_weights)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
     features = network(image, tuple({**targets.content, **targets.style}))

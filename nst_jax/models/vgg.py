@@ -27,6 +27,7 @@ __all__ = [
     "VGG",
     "Params",
     "PatchWindow",
+    "check_image",
     "check_layers",
     "detect_model",
     "layer_names",
@@ -157,8 +158,10 @@ class VGG(nnx.Module):
             the kernels.
 
         Raises:
-            InputError: the model lacks one of the layers, or the image is too small for one.
+            InputError: the image is no float RGB image (h, w, 3), the model lacks one of the layers,
+                or the image is too small for one.
         """
+        check_image(image)
         convs = required_convs(self.model, layers)
         _check_size(image.shape[:2] if window is None else (window.height, window.width), layers)
         features = {}
@@ -183,6 +186,22 @@ class VGG(nnx.Module):
 
 def _zero_outside(x: Float[Array, "h w n"], window: PatchWindow | None) -> Float[Array, "h w n"]:
     return x if window is None else window.zero_outside(x)
+
+
+def check_image(image: Any) -> None:
+    """Raise `InputError` unless an array has the shape and dtype of a float RGB image.
+
+    It looks at shape and dtype only, so it costs nothing inside ``jit``.
+    """
+    shape, dtype = jnp.shape(image), jnp.result_type(image)
+    if len(shape) == 4:
+        raise InputError(f"the image has shape {shape}; give one (h, w, 3), and jax.vmap a batch")
+    if len(shape) != 3 or shape[2] != 3:
+        raise InputError(
+            f"the image has shape {shape}; give RGB (h, w, 3), as nst_jax.images.read returns it"
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"the image has dtype {dtype}; give floats in [0, 1], such as image / 255")
 
 
 def _check_size(shape: tuple[int, ...], layers: Sequence[str]) -> None:

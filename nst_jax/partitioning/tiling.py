@@ -31,7 +31,7 @@ from nst_jax.losses import objective
 from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
 from nst_jax.losses.statistics import StyleStatistic
 from nst_jax.models.architectures import num_poolings
-from nst_jax.models.vgg import VGG, Params, PatchWindow, receptive_radius
+from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image, receptive_radius
 
 __all__ = ["tiled_features", "tiled_loss", "tiled_loss_fn", "tiled_style_targets"]
 
@@ -67,6 +67,7 @@ def tiled_loss(
         InputError: as in `nst_jax.loss`; the tile is no multiple of 16; or the style statistic is
             not additive.
     """
+    check_image(image)
     objective.check_targets(image, targets, loss_weights)
     _check_additive(targets.statistic)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
