@@ -50,7 +50,7 @@ def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 
 
     ``l2`` is the root of the sum of squares.
     """
-    h, w, n = x.shape
+    h, w, _n = x.shape
     x = x[: h // 2 * 2, : w // 2 * 2]
     if pooling == "max":
         return _max_pool(x)

@@ -96,10 +96,10 @@ class VGG(nnx.Module):
     The layers in ``params`` decide which of the two it is. The network computes in the dtype of the
     kernels: parameters in bfloat16 make it run in bfloat16.
 
-    Loaded parameters go through plain JAX operations: forward and reverse mode of any order, float64,
-    ``jax.shard_map`` and meshes with explicit axes. Prepared parameters (`nst_jax.prepare_params`)
-    go through faster kernels, which support reverse mode of any order but no forward mode, and no
-    meshes with explicit axes.
+    Loaded parameters go through plain JAX operations: forward and reverse mode of any order,
+    float64, ``jax.shard_map`` and meshes with explicit axes. Prepared parameters
+    (`nst_jax.prepare_params`) go through faster kernels, which support reverse mode of any order
+    but no forward mode and no meshes with explicit axes.
 
     Args:
         params: network parameters with kernels (3, 3, in, out), as `nst_jax.models.weights.load`
@@ -158,8 +158,8 @@ class VGG(nnx.Module):
             the kernels.
 
         Raises:
-            InputError: the image is no float RGB image (h, w, 3), the model lacks one of the layers,
-                or the image is too small for one.
+            InputError: the image is no float RGB image (h, w, 3), or too small for one of the
+                layers, or the model lacks one.
         """
         check_image(image)
         convs = required_convs(self.model, layers)

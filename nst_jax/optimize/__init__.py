@@ -13,6 +13,7 @@ from nst_jax.optimize.loop import (
     init_state,
     optimize_chunks,
     reflect,
+    run_steps,
     step,
 )
 from nst_jax.optimize.minimize import minimize, minimize_batch
@@ -48,6 +49,7 @@ __all__ = [
     "optimize_multiscale",
     "reflect",
     "resample_state",
+    "run_steps",
     "select_image",
     "step",
 ]

@@ -12,7 +12,8 @@ __all__ = ["concatenate_history", "select_image"]
 def concatenate_history(chunks: Sequence[History]) -> History:
     """Join the metrics of chunks along the steps; a metric that a chunk lacks is NaN there.
 
-    >>> concatenate_history([{"total": np.ones(1)}, {"total": np.zeros(1), "tv": np.ones(1)}])
+    >>> first, second = History(total=np.ones(1)), History(total=np.zeros(1), tv=np.ones(1))
+    >>> concatenate_history([first, second])
     {'total': array([1., 0.]), 'tv': array([nan,  1.])}
     """
     chunks = [chunk for chunk in chunks if chunk]
@@ -21,11 +22,12 @@ def concatenate_history(chunks: Sequence[History]) -> History:
     def column(chunk: History, name: str) -> np.ndarray:
         return chunk[name] if name in chunk else np.full_like(chunk["total"], np.nan)
 
-    return {name: np.concatenate([column(chunk, name) for chunk in chunks]) for name in names}
+    return History(
+        {name: np.concatenate([column(chunk, name) for chunk in chunks]) for name in names}
+    )
 
 
 def select_image(history: History, index: int) -> History:
     """Return the history of one of several images."""
-    return {
-        name: values if values.ndim == 1 else values[:, index] for name, values in history.items()
-    }
+    columns = history.items()
+    return History({name: x if x.ndim == 1 else x[:, index] for name, x in columns})

@@ -36,6 +36,7 @@ __all__ = [
     "init_state",
     "optimize_chunks",
     "reflect",
+    "run_steps",
     "step",
 ]
 
@@ -50,6 +51,8 @@ PATIENCE = 10
 
 def init_state(image: Float[Array, "h w 3"], optimizer: Optimizer, ema_decay: float = 0.0) -> State:
     """Return the state before the first step, for an image in [0, 1] (clipped). Pure."""
+    if not hasattr(image, "dtype"):
+        raise InputError(f"the start is a {type(image).__name__}; give one array of floats")
     image = jnp.asarray(image)
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise InputError(f"the start image has dtype {image.dtype}; give floats in [0, 1]")
@@ -90,12 +93,15 @@ def step(
     def value(image: Array) -> Array:
         return _reflected_loss(loss, image, args)[0]
 
+    def value_and_terms(image: Array) -> tuple[Array, Mapping[str, Array]]:
+        return _evaluate(loss, image, args)
+
     if _is_line_search_state(opt_state):
         # The last trial of the line search is evaluated already and stored in the state.
         total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
         terms = {}
     else:
-        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(image, *args)
+        (total, terms), grads = jax.value_and_grad(value_and_terms, has_aux=True)(image)
     updates, opt_state = optimizer.update(
         grads, opt_state, image, value=total, grad=grads, value_fn=value
     )
@@ -108,6 +114,33 @@ def step(
         ema = ema_decay * ema + (1 - ema_decay) * image
     state = State(image, ema, opt_state, state.step + 1, state.ema_count + 1)
     return state, {"total": jnp.asarray(total), **terms}
+
+
+def run_steps(
+    loss: LossFn,
+    optimizer: Optimizer,
+    state: State,
+    args: tuple[Any, ...] = (),
+    *,
+    num_steps: int,
+    ema_decay: float | Array = 0.0,
+) -> tuple[State, dict[str, Array]]:
+    """Take a fixed number of steps without the host. Pure: use it inside your own ``jit``.
+
+    With a first-order optimizer it is differentiable, with respect to ``args`` for instance.
+
+    Args:
+        loss: and the rest: as in `step`.
+        num_steps: how many steps to take; static.
+
+    Returns:
+        The last state, and the metrics of `step` with a leading axis of ``num_steps``.
+    """
+
+    def body(state: State, _: None) -> tuple[State, dict[str, Array]]:
+        return step(loss, optimizer, state, args, ema_decay=ema_decay)
+
+    return jax.lax.scan(body, state, length=num_steps)
 
 
 def current_image(state: State, ema_decay: float | Array = 0.0) -> Float[Array, "*k h w 3"]:
@@ -147,7 +180,7 @@ def aot_compile(jitted: Any, *args: Any, **static: Any) -> jax.stages.Compiled:
 
 def optimize_chunks(
     loss: LossFn,
-    start: Float[Array, "*k h w 3"] | State,
+    start: Float[Array, "*k h w 3"] | Float[np.ndarray, "*k h w 3"] | State,
     args: tuple[Any, ...] = (),
     *,
     optimizer: Optimizer,
@@ -184,7 +217,7 @@ def optimize_chunks(
     line_search = _is_line_search_state(state.opt_state)
     _check_options(state, steps, callback_every, ema_decay, line_search)
     if steps == 0:
-        yield Chunk(state, {}, converged=False, seconds=0.0, compile_seconds=0.0)
+        yield Chunk(state, History(), converged=False, seconds=0.0, compile_seconds=0.0)
         return
 
     start_time = time.perf_counter()
@@ -302,16 +335,48 @@ def _run_chunk(
 def _reflected_loss(
     loss: LossFn, image: Array, args: tuple[Any, ...]
 ) -> tuple[Array, Mapping[str, Array]]:
-    return loss(reflect(image), *args)
+    return _evaluate(loss, reflect(image), args)
+
+
+def _evaluate(
+    loss: LossFn, image: Array, args: tuple[Any, ...]
+) -> tuple[Array, Mapping[str, Array]]:
+    """Call the loss and check what it returns, which costs nothing once it is traced."""
+    result = loss(image, *args)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise InputError(
+            "the loss must return (total, terms), a scalar and a dict of scalars; return "
+            "(total, {}) if there are no terms"
+        )
+    for name, value in {"total": result[0], **result[1]}.items():
+        if jnp.shape(value) != ():
+            raise InputError(f"the loss returns {name} of shape {jnp.shape(value)}; give scalars")
+    return result
 
 
 @lru_cache(maxsize=64)  # The loop is compiled once for each optimizer object.
 def _with_extra_args(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optimizer)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(image: Array) -> Any:
+        extra_args = {"value": image.sum(), "grad": image, "value_fn": jnp.sum}
+        return optimizer.update(image, optimizer.init(image), image, **extra_args)
+
+    try:
+        jax.eval_shape(update, jnp.zeros((1, 1, 3)))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"this Optax transformation cannot update a single array ({reason}); choose another, "
+            "such as optax.adam(0.01)"
+        ) from error
+    return optimizer
 
 
 def _first_state(
-    start: Float[Array, "*k h w 3"] | State, optimizer: Optimizer, ema_decay: float
+    start: Float[Array, "*k h w 3"] | Float[np.ndarray, "*k h w 3"] | State,
+    optimizer: Optimizer,
+    ema_decay: float,
 ) -> State:
     """Return the first state in memory of its own, because the compiled loop reuses it."""
     if isinstance(start, State):
@@ -362,4 +427,4 @@ def _metrics_of(
         for name, value in last.items():
             metrics[name] = np.full(num_steps, np.nan)
             metrics[name][-1] = value
-    return {"step": np.arange(done + 1, done + num_steps + 1)} | metrics, finite
+    return History(step=np.arange(done + 1, done + num_steps + 1), **metrics), finite

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError
@@ -23,7 +24,7 @@ __all__ = ["minimize", "minimize_batch"]
 
 def minimize(
     loss: LossFn,
-    start: Float[Array, "h w 3"] | State,
+    start: Float[Array, "h w 3"] | Float[np.ndarray, "h w 3"] | State,
     args: tuple[Any, ...] = (),
     *,
     optimizer: Optimizer,
@@ -43,6 +44,8 @@ def minimize(
         DivergedError: as in `optimize_chunks`, with the history so far.
         InputError: as in `optimize_chunks`.
 
+    >>> import jax.numpy as jnp
+    >>> import optax
     >>> def loss(image, target):
     ...     return ((image - target) ** 2).sum(), {}
     >>> target = jnp.full((2, 2, 3), 0.25)
@@ -63,7 +66,7 @@ def minimize(
 
 def minimize_batch(
     loss: LossFn,
-    start: Float[Array, "k h w 3"] | State,
+    start: Float[Array, "k h w 3"] | Float[np.ndarray, "k h w 3"] | State,
     batched_args: Any,
     args: tuple[Any, ...] = (),
     *,

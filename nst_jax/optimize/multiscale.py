@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
-from nst_jax.optimize.types import Chunk, CompileFn, LossFn, Optimizer, State
+from nst_jax.optimize.types import Chunk, CompileFn, History, LossFn, Optimizer, State
 
 __all__ = ["Level", "optimize_multiscale", "resample_state"]
 
@@ -60,7 +60,7 @@ def resample_state(
 
 def optimize_multiscale(
     levels: Iterable[Level],
-    start: Float[Array, "*k h w 3"] | State,
+    start: Float[Array, "*k h w 3"] | Float[np.ndarray, "*k h w 3"] | State,
     *,
     optimizer: Optimizer,
     ema_decay: float = 0.0,
@@ -89,7 +89,7 @@ def optimize_multiscale(
         DivergedError: as in `nst_jax.optimize.optimize_chunks`.
         InputError: as in `nst_jax.optimize.optimize_chunks`.
     """
-    before = Chunk(cast(State, start), {}, converged=False, seconds=0.0, compile_seconds=0.0)
+    before = Chunk(cast(State, start), History(), converged=False, seconds=0.0, compile_seconds=0.0)
     for index, level in enumerate(levels, start=first_level):
         steps = level.steps
         if isinstance(start, State):

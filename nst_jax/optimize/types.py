@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
@@ -25,13 +26,15 @@ LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 CompileFn = Callable[..., Callable[..., Any]]
 """``compile_fn(jitted, *args, **static)`` returns an executable of ``args``."""
 
-History = dict[str, np.ndarray]
-"""Metrics by name, one value a step: ``step`` (from 1), ``total`` and the loss terms.
 
-A first-order optimizer records the losses *before* each step, because that is where it evaluates
-the gradient. A line search records the total *after* each step, and the terms about every tenth
-step and at the last one; they are NaN elsewhere. Values are ``(n,)``, or ``(n, k)`` for k images.
-"""
+class History(dict[str, np.ndarray]):
+    """Metrics by name, one value a step: ``step`` (from 1), ``total`` and the loss terms.
+
+    A first-order optimizer records the losses *before* each step, because that is where it
+    evaluates the gradient. A line search records the total *after* each step, and the terms about
+    every tenth step and at the last one; they are NaN elsewhere. Values are ``(n,)``, or ``(n, k)``
+    for k images.
+    """
 
 
 class State(NamedTuple):
@@ -46,6 +49,10 @@ class State(NamedTuple):
     """The number of steps taken."""
     ema_count: Int[Array, "*k"]
     """The number of steps since the EMA was started: at one level, the steps at that level."""
+
+    def __repr__(self) -> str:
+        """Return a short text without arrays."""
+        return f"State(image of shape {jnp.shape(self.image)}, step {self.step})"
 
 
 class Chunk(NamedTuple):
@@ -76,3 +83,8 @@ class MinimizeResult(NamedTuple):
     seconds: float
     state: State
     """The last state (of `minimize_batch`, with all images)."""
+
+    def __repr__(self) -> str:
+        """Return a short text without arrays."""
+        total = self.history["total"][-1] if self.history else "unknown"
+        return f"MinimizeResult(image of shape {self.image.shape}, total {total}, {self.state})"

@@ -26,7 +26,7 @@ in ``docs/performance.md``:
 Kernels as they were loaded go to ``lax.conv_general_dilated`` with JAX's own derivatives, so every
 transformation works. The forms above are for the kernels that `prepare_params` returns,
 `DirectKernel` and `WinogradKernel`. Their derivative is a ``jax.custom_vjp``: reverse mode composes
-with itself, ``vmap``, ``checkpoint`` and ``shard_map``; forward mode (``jax.jvp``) is not available.
+with itself, ``vmap``, ``checkpoint`` and ``shard_map``. Forward mode is not available.
 """
 
 from dataclasses import dataclass
