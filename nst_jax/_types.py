@@ -15,7 +15,7 @@ Normalization = Literal["target_energy", "none"]
 Padding = Literal["replicate", "same"]
 """The border of the network's first convolution: the edge pixels repeated, or zeros."""
 
-Pooling = Literal["max", "average", "l2"]
+Pooling = Literal["max", "average", "scaled_average", "l2"]
 
 Preprocessing = Literal["caffe", "torchvision"]
 """The mean and the scale of the pixels that the network was trained with."""

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling
 from nst_jax.errors import InputError
@@ -18,9 +18,12 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
     import optax
 
     from nst_jax.images import ImageSource
+    from nst_jax.losses import StyleStatistic
+    from nst_jax.models.architectures import Params
     from nst_jax.models.weights import Weights
+    from nst_jax.optimize import LossFn
 
-__all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "override", "parse_bytes"]
+__all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "SettingsOverrides", "override", "parse_bytes"]
 
 MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels.
 MAX_SIZE: Final = 2**17
@@ -64,7 +67,8 @@ class Settings:
         normalization: ``target_energy`` divides each layer's loss by the energy of its target, so
             that weights mean the same at every size and for every network. ``none`` uses the
             paper's raw sums.
-        pooling: ``max``, ``average`` or ``l2``.
+        pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
+            activations have the size that max pooling gives them.
         padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
         optimizer: ``lbfgs`` (with a line search), ``adam``, or any Optax transformation.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
@@ -76,7 +80,11 @@ class Settings:
             path, PIL image or array).
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
-        weights: a weight file to use instead, or loaded `nst_jax.weights.Weights`.
+        weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
+        style_statistic: what the style loss compares (`nst_jax.losses.StyleStatistic`); None means
+            Gram matrices with the chosen normalization.
+        loss_fn: a loss to use instead of `nst_jax.loss`, with the same arguments and results. It
+            may call `nst_jax.loss` and add terms. It never runs tile by tile.
         dtype: dtype of the network: ``float32``, ``bfloat16``, or ``auto``, which means bfloat16
             on hardware that multiplies it fast (GPUs, TPUs, CPUs with AMX or AVX-512 BF16) and
             float32 elsewhere. Losses and the image are always float32.
@@ -112,7 +120,9 @@ class Settings:
     init: ImageSource = "content"
     seed: int = 0
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
-    weights: Path | str | Weights | None = None
+    weights: Path | str | Weights | Params | None = None
+    style_statistic: StyleStatistic | None = None
+    loss_fn: LossFn | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_limit: str | int | None = None
 
@@ -145,6 +155,38 @@ class Settings:
                 raise InputError(f"{kind}_layers has no layer with a weight above 0; give one")
         if self.content_weight == self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0; raise one of them")
+
+
+class SettingsOverrides(TypedDict, total=False):
+    """Single settings as keyword arguments; see `Settings`."""
+
+    size: int | None
+    steps: int | tuple[int, ...] | None
+    min_size: int | None
+    content_weight: float
+    style_weight: float
+    style_weights: tuple[float, ...] | None
+    style_scales: tuple[float, ...] | None
+    masks: ImageSource | Sequence[ImageSource] | None
+    mask_colors: tuple[str, ...] | None
+    content_layers: Mapping[str, float]
+    style_layers: Mapping[str, float]
+    color_mode: ColorMode
+    tv_weight: float
+    normalization: Normalization
+    pooling: Pooling
+    padding: Padding
+    optimizer: Literal["lbfgs", "adam"] | optax.GradientTransformation
+    ema_decay: float | None
+    learning_rate: float | None
+    init: ImageSource
+    seed: int
+    model: Literal["auto", "vgg19", "vgg16"]
+    weights: Path | str | Weights | Params | None
+    style_statistic: StyleStatistic | None
+    loss_fn: LossFn | None
+    dtype: Literal["auto", "float32", "bfloat16"]
+    memory_limit: str | int | None
 
 
 def override(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
@@ -274,6 +316,7 @@ PAPER: Final = Settings(
     normalization="none",
     pooling="average",
     padding="same",
+    dtype="float32",
     init="noise",
     steps=500,
     min_size=None,

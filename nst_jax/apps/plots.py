@@ -134,4 +134,4 @@ def _parse_row(line: bytes) -> History:
         raise ValueError("no losses")
     if not all(type(value) in (int, float) for value in row.values()):
         raise ValueError("not numbers")
-    return {name: np.array([value], np.float64) for name, value in row.items()}
+    return History({name: np.array([value], np.float64) for name, value in row.items()})

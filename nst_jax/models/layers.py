@@ -19,11 +19,16 @@ from nst_jax.models.kernels.noinline import noinline
 
 __all__ = ["POOL_SCALE", "bias_relu", "pool"]
 
-POOL_SCALE: Final[dict[Pooling, float]] = {"max": 1.0, "average": 1.6, "l2": 0.70}
-"""Factors with which average and L2 pooling give activations the size that the next filters were
-trained on. They are fitted with the bundled VGG16 on five photos of scikit-image and scikit-learn:
-the geometric mean of the RMS at relu2_1 … relu5_1 is within a few percent of that with max pooling
-(``docs/performance.md``)."""
+POOL_SCALE: Final[dict[Pooling, float]] = {
+    "max": 1.0,
+    "average": 1.0,
+    "scaled_average": 1.6,
+    "l2": 0.70,
+}
+"""The factor of each kind of pooling. Those of ``scaled_average`` and ``l2`` give activations the
+size that the next filters were trained on. They are fitted with the bundled VGG16 on five photos of
+scikit-image and scikit-learn: the geometric mean of the RMS at relu2_1 … relu5_1 is within a few
+percent of that with max pooling (``docs/performance.md``)."""
 
 
 @jax.custom_jvp
@@ -55,7 +60,7 @@ def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 
     if pooling == "max":
         return _max_pool(x)
     windows = _windows(x)
-    if pooling == "average":
+    if pooling != "l2":
         return POOL_SCALE[pooling] * windows.mean((1, 3))
     # Not in half precision, which overflows; and the gradient of the root is infinite at 0.
     squares = jnp.square(at_least_float32(windows)).sum((1, 3))

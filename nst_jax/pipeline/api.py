@@ -4,12 +4,14 @@ Each of them prepares a `Job` and runs `nst_jax.run` to its end. Iterate over `n
 to follow a job step by step.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from nst_jax.images import ImageSource
 from nst_jax.pipeline.job import Job, as_list, prepare_job
 from nst_jax.pipeline.result import Result
 from nst_jax.pipeline.runner import Progress, run
-from nst_jax.settings import Settings, override
+from nst_jax.settings import Settings, SettingsOverrides, override
 
 __all__ = [
     "content_job",
@@ -44,7 +46,7 @@ def stylize(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Result:
     """Stylize ``content`` with one or more style images (Gatys, Ecker & Bethge 2015).
 
@@ -83,7 +85,7 @@ def reconstruct_content(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Result:
     """Find an image with the features of ``content`` at the content layers, from noise.
 
@@ -110,7 +112,7 @@ def synthesize_texture(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Result:
     """Synthesize a square texture with the statistics of the style, from noise.
 
@@ -139,7 +141,7 @@ def stylize_many(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Iterator[Result]:
     """Stylize ``content`` with each of several styles: one image a style, in their order.
 
@@ -182,7 +184,7 @@ def interpolate_styles(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Iterator[Result]:
     """Stylize ``content`` with mixes that go from the first style to the last, one image a mix.
 

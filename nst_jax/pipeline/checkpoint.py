@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_path
 from nst_jax.optimize import History, State, init_state
+from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
 
@@ -108,11 +109,13 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
             )
         leaves.append(jnp.asarray(array))
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    history = {
-        name.removeprefix("history/"): values
-        for name, values in arrays.items()
-        if name.startswith("history/")
-    }
+    history = History(
+        {
+            name.removeprefix("history/"): values
+            for name, values in arrays.items()
+            if name.startswith("history/")
+        }
+    )
     return Checkpoint(index, num_images, metadata["level"], state, history)
 
 
@@ -145,6 +148,7 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
         "style_weights": None,
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": hashes,
+        "transformation": describe_callable(job.optimizer),
     }
     return json.loads(json.dumps(identity))
 

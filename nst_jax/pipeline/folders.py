@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Unpack
 
 from nst_jax import images
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.runner import Progress, run
-from nst_jax.settings import Settings, override
+from nst_jax.settings import Settings, SettingsOverrides, override
 
 __all__ = ["BatchItem", "list_images", "stylize_folder"]
 
@@ -60,7 +60,7 @@ def stylize_folder(
     suffix: str = ".png",
     batch_size: int | None = None,
     on_progress: Callable[[Progress], bool | None] | None = None,
-    **overrides: Any,
+    **overrides: Unpack[SettingsOverrides],
 ) -> Iterator[BatchItem]:
     """Stylize each content with each style, as ``folder/CONTENT-STYLE.png``.
 

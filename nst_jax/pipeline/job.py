@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, has_line_search
+from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.settings import Settings, parse_bytes
 
@@ -135,9 +136,7 @@ def prepare_job(
     init_image = _init_image(settings, target, levels[0].shape)
     content_layers = settings.content_layers if use_content else {}
     style_layers = settings.style_layers if use_style else {}
-    weights = settings.weights
-    if not isinstance(weights, weight_files.Weights):
-        weights = weight_files.load_pretrained(settings.model, weights)
+    weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
     optimizer = settings.optimizer
     if isinstance(optimizer, str):
@@ -164,7 +163,7 @@ def prepare_job(
             content_layers,
             style_layers,
         ),
-        statistic=Gram(settings.normalization),
+        statistic=settings.style_statistic or Gram(settings.normalization),
         optimizer=optimizer,
         ema_decay=ema_decay,
         memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
@@ -192,6 +191,8 @@ def _metadata(
             "init": source_name(settings.init),
             "masks": [source_name(mask) for mask in as_list(settings.masks)],
             "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
+            "style_statistic": repr(job.statistic),
+            "loss_fn": None if settings.loss_fn is None else describe_callable(settings.loss_fn),
             "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
@@ -241,6 +242,14 @@ def downscale(pixels: Float32[np.ndarray, "_ _ 3"], size: int) -> Float32[np.nda
     if max(pixels.shape[:2]) <= size:
         return pixels
     return images.resize(pixels, images.fit_longest_side(pixels.shape, size))
+
+
+def _load_weights(settings: Settings) -> weight_files.Weights:
+    if isinstance(settings.weights, weight_files.Weights):
+        return settings.weights
+    if isinstance(settings.weights, Mapping):
+        return weight_files.from_params(settings.weights)
+    return weight_files.load_pretrained(settings.model, settings.weights)
 
 
 def _output_shape(content: ImageData | None, settings: Settings) -> tuple[int, int]:

@@ -1,20 +1,25 @@
 """How a job fits into the memory: images in one batch, and tiles of one image."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from nst_jax.errors import MemoryLimitError
-from nst_jax.losses import loss
+from nst_jax.losses import LossWeights, Targets, loss
+from nst_jax.models.vgg import Params
 from nst_jax.optimize import LossFn, chunk_call, has_line_search, init_state
 from nst_jax.partitioning import tiled_loss_fn
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
 from nst_jax.pipeline.targets import LevelInputs, level_inputs, target_shapes
 
-__all__ = ["check_state_fits", "choose_batch_size", "choose_tile", "loss_fn"]
+__all__ = ["batched_loss_fn", "check_state_fits", "choose_batch_size", "choose_tile", "loss_fn"]
 
 log = logging.getLogger("nst_jax")
 
@@ -60,7 +65,7 @@ def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
     limit = job.memory_limit or available_bytes()
     reason = None
     for tile in TILE_SIZES:
-        if tile is not None and (tile >= max(shape) or not job.statistic.additive):
+        if tile is not None and (tile >= max(shape) or not _can_tile(job)):
             continue
         jitted, arrays, static = _planned_call(job, level, inputs, tile)
         try:
@@ -79,9 +84,30 @@ def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -
     image = jax.ShapeDtypeStruct((*job.levels[level].shape, 3), jnp.float32)
     state = jax.eval_shape(lambda x: init_state(x, job.optimizer, job.ema_decay), image)
     args = (job.params, target_shapes(job, inputs, job.mixes[0]), job.loss_weights)
-    return chunk_call(loss_fn(tile), state, args, optimizer=job.optimizer, ema_decay=job.ema_decay)
+    return chunk_call(
+        loss_fn(job, tile), state, args, optimizer=job.optimizer, ema_decay=job.ema_decay
+    )
 
 
-def loss_fn(tile: int | None) -> LossFn:
+def loss_fn(job: Job, tile: int | None) -> LossFn:
     """Return the loss of the whole image, or tile by tile; the same object for the same tile."""
-    return loss if tile is None else tiled_loss_fn(tile)
+    if tile is not None:
+        return tiled_loss_fn(tile)
+    return job.settings.loss_fn or loss
+
+
+@cache  # The loop is compiled once for each loss.
+def batched_loss_fn(loss: LossFn) -> LossFn:
+    """Return ``loss`` with the style targets as a first argument of their own, which differs
+    between the images of a batch."""
+
+    def loss_with_style(
+        image: Array, style: dict[str, Any], params: Params, targets: Targets, weights: LossWeights
+    ) -> tuple[Array, Mapping[str, Array]]:
+        return loss(image, params, replace(targets, style=style), weights)
+
+    return loss_with_style
+
+
+def _can_tile(job: Job) -> bool:
+    return job.statistic.additive and job.settings.loss_fn is None

@@ -1,5 +1,6 @@
 """A finished image, and how it came about."""
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from jaxtyping import Float32
 
 from nst_jax import images
@@ -35,6 +37,12 @@ class Result:
     alpha: Float32[np.ndarray, "h w"] | None = field(repr=False)
     history: History = field(repr=False)
     metadata: dict[str, Any]
+
+    def _repr_png_(self) -> bytes:
+        """Show the image in a notebook."""
+        encoded = io.BytesIO()
+        PIL.Image.fromarray(np.uint8(self.image * 255 + 0.5)).save(encoded, "PNG")
+        return encoded.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write PNG, JPEG, WebP or TIFF, with alpha where the format has it and the metadata inside

@@ -10,17 +10,15 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Float32
 
 from nst_jax import images
 from nst_jax.errors import DivergedError, InputError, MemoryLimitError
-from nst_jax.losses import Targets, loss
-from nst_jax.models.vgg import Params
 from nst_jax.optimize import (
     Chunk,
     History,
@@ -35,6 +33,7 @@ from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import compile_within_limit
 from nst_jax.pipeline.planning import (
+    batched_loss_fn,
     check_state_fits,
     choose_batch_size,
     choose_tile,
@@ -280,17 +279,18 @@ class _Batch:
             targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
             if len(targets) == 1:
                 args = (job.params, targets[0], job.loss_weights)
-                yield Level(*job.levels[i], loss_fn(self.tile), args)
+                yield Level(*job.levels[i], loss_fn(job, self.tile), args)
             else:
                 styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
                 args = (job.params, replace(targets[0], style={}), job.loss_weights)
-                yield Level(*job.levels[i], _loss_with_style, args, styles)
+                batched_loss = batched_loss_fn(loss_fn(job, None))
+                yield Level(*job.levels[i], batched_loss, args, styles)
 
     def progress(self, chunk: Chunk) -> Progress:
         """Record a chunk's metrics and describe where the images are."""
         job = self.job
         level = job.levels[chunk.level]
-        metrics = dict(chunk.metrics)
+        metrics = History(chunk.metrics)
         if metrics:
             metrics["size"] = np.full(len(metrics["step"]), max(level.shape))
             self.metrics.append(metrics)
@@ -348,13 +348,3 @@ class _Batch:
                 zip(image if image.ndim == 4 else [image], self.mixes, strict=True)
             )
         ]
-
-
-def _loss_with_style(
-    image: Float[Array, "h w 3"],
-    style: dict[str, Any],
-    params: Params,
-    targets: Targets,
-    loss_weights: Any,
-) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    return loss(image, params, replace(targets, style=style), loss_weights)

@@ -5,7 +5,7 @@ Nothing in this folder imports JAX.
 """
 
 from nst_jax.models.weights.download import cache_dir, download, vgg19_cache_path
-from nst_jax.models.weights.load import VerifyReport, Weights, load, save, verify
+from nst_jax.models.weights.load import VerifyReport, Weights, from_params, load, save, verify
 from nst_jax.models.weights.pretrained import bundled_path, load_pretrained
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "bundled_path",
     "cache_dir",
     "download",
+    "from_params",
     "load",
     "load_pretrained",
     "save",

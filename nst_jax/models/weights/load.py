@@ -1,8 +1,11 @@
 """Load, check and save weight files."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from nst_jax._types import ModelName, Preprocessing
 from nst_jax.errors import InputError
@@ -110,6 +113,28 @@ def verify(path: Path | str, *, preprocessing: Preprocessing | None = None) -> V
         preprocessing=resolved,
         hash_verified=hash_verified,
     )
+
+
+def from_params(params: Params) -> Weights:
+    """Return parameters in memory as `Weights`.
+
+    Args:
+        params: as `Weights` holds them: kernels (height, width, in, out), RGB input, and the mean
+            and standard deviation of the input in ``params["input"]``.
+
+    Raises:
+        InputError: as `load`.
+    """
+    path = Path("<params>")
+    layers = {n: {k: np.asarray(x) for k, x in parts.items()} for n, parts in params.items()}
+    model = check_layers(path, layers)
+    preprocessing = detect_preprocessing(path, layers.get("input", {}))
+    arrays = to_canonical(path, layers, model, preprocessing)
+    digest = hashlib.sha256()
+    for parts in arrays.values():
+        for array in parts.values():
+            digest.update(array.tobytes())
+    return Weights(arrays, model, path, digest.hexdigest(), "parameters in memory", "unknown")
 
 
 def save(
