@@ -89,6 +89,11 @@ class Targets:
     padding: Padding = field(default="replicate", metadata={"static": True})
     statistic: StyleStatistic = field(default=Gram(), metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """Return a short text without arrays."""
+        content, style = ", ".join(self.content), ", ".join(self.style)
+        return f"Targets(content: {content or 'none'}; style: {style or 'none'}; {self.statistic})"
+
 
 class ImageStatistics(NamedTuple):
     """The sufficient statistics of the loss.

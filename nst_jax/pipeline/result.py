@@ -4,7 +4,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,15 @@ class Result:
             the SHA-256 of its weights, versions and the device; and how long it took.
     """
 
-    image: Float32[np.ndarray, "h w 3"] = field(repr=False)
-    alpha: Float32[np.ndarray, "h w"] | None = field(repr=False)
-    history: History = field(repr=False)
+    image: Float32[np.ndarray, "h w 3"]
+    alpha: Float32[np.ndarray, "h w"] | None
+    history: History
     metadata: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return a short text without arrays."""
+        height, width = self.image.shape[:2]
+        return f"Result({width}x{height}, {self.metadata['steps_done']} steps)"
 
     def _repr_png_(self) -> bytes:
         """Show the image in a notebook."""
