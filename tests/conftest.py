@@ -42,6 +42,7 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
         import_module(module)
     from nst_jax.losses.objective import LossWeights, Targets
     from nst_jax.models import prepare
+    from nst_jax.models.kernels.conv3x3 import DirectKernel
     from nst_jax.models.kernels.winograd import WinogradKernel
     from nst_jax.models.layers import POOL_SCALE
     from nst_jax.models.weights import bundled_path, load
@@ -51,7 +52,7 @@ WINOGRAD_MIN_CHANNELS = prepare.WINOGRAD_MIN_CHANNELS
 prepare.WINOGRAD_MIN_CHANNELS = 512
 
 # JAX rebuilds pytrees around leaves that are not arrays (shapes, axes, markers).
-for dataclass in (Targets, LossWeights, WinogradKernel):
+for dataclass in (Targets, LossWeights, DirectKernel, WinogradKernel):
     no_type_check(dataclass.__init__)
 
 CONFIGURATIONS = {  # filters of each convolution; 0 is a pooling
