@@ -190,7 +190,7 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
             scale = POOL_SCALE[pooling]
             if pooling == "max":
                 x = nnf.max_pool2d(x, 2)
-            elif pooling == "average":
+            elif pooling in ("average", "scaled_average"):
                 x = scale * nnf.avg_pool2d(x, 2)
             else:
                 x = scale * nnf.lp_pool2d(x, 2, 2)

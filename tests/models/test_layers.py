@@ -50,10 +50,11 @@ def test_the_tpu_form_of_max_pooling_equals_the_cpu_form():
     x = jax.random.normal(jax.random.key(0), (6, 8, 5))
     np.testing.assert_array_equal(layers._corners_strided(x), layers._corners_reshape(x))
     argmax = jax.random.randint(jax.random.key(1), (3, 4, 5), 0, 4).astype(jnp.uint8)
-    values = jax.random.normal(jax.random.key(2), (3, 4, 5))
-    np.testing.assert_array_equal(
-        layers._unpool_strided(argmax, values), layers._unpool_reshape(argmax, values)
-    )
+    strided, pull_strided = jax.vjp(partial(layers._select_strided, argmax), x)
+    reshaped, pull_reshaped = jax.vjp(partial(layers._select_reshape, argmax), x)
+    np.testing.assert_array_equal(strided, reshaped)
+    cotangent = jax.random.normal(jax.random.key(2), (3, 4, 5))
+    np.testing.assert_array_equal(*pull_strided(cotangent), *pull_reshaped(cotangent))
 
 
 def test_l2_pooling_has_a_finite_gradient_at_zero():
@@ -78,5 +79,5 @@ def test_the_scale_keeps_the_size_of_activations(vgg16, photos):
         pooling: np.mean([np.log(rms(vgg16, image, pooling)) for image in images])
         for pooling in POOL_SCALE
     }
-    for pooling in ("average", "l2"):
+    for pooling in ("scaled_average", "l2"):
         assert np.exp(log_rms[pooling] - log_rms["max"]) == pytest.approx(1, abs=0.1)

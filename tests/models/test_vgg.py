@@ -26,6 +26,7 @@ def relative_error(got, expected):
     [
         ("vgg16", "max", "replicate"),
         ("vgg16", "average", "same"),
+        ("vgg16", "scaled_average", "replicate"),
         ("vgg16", "l2", "replicate"),
         ("vgg19", "max", "same"),
     ],

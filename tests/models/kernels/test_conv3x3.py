@@ -9,11 +9,18 @@ import pytest
 from jax import lax
 from models.kernels.reference import assert_close, conv_sums, gradient_sums, operands, random_like
 
-from nst_jax.models.kernels.conv3x3 import _conv_columns, _conv_lax, conv3x3
+from nst_jax.models.kernels.conv3x3 import DirectKernel, _conv_columns, _conv_lax, conv3x3
 
 # Even and odd channels, and few and many outputs, take different paths in bfloat16.
 SHAPES = [(7, 9, 3, 8), (8, 6, 8, 16), (5, 5, 16, 3)]
 THIN = [(1, 1, 4, 4), (1, 7, 6, 2), (6, 1, 12, 4)]
+
+
+def conv_prepared(x, kernel, padding="SAME"):
+    return conv3x3(x, DirectKernel(kernel), padding)
+
+
+FORMS = pytest.mark.parametrize("conv", [conv3x3, conv_prepared], ids=["loaded", "prepared"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -22,10 +29,11 @@ THIN = [(1, 1, 4, 4), (1, 7, 6, 2), (6, 1, 12, 4)]
     [(shape, "SAME") for shape in SHAPES + THIN] + [(shape, "VALID") for shape in SHAPES],
     ids=str,
 )
-def test_value_and_gradients_equal_sums_in_float64(shape, padding, dtype):
+@FORMS
+def test_value_and_gradients_equal_sums_in_float64(conv, shape, padding, dtype):
     x, kernel = operands(*shape, dtype)
     pad_width = 1 if padding == "SAME" else 0
-    out, pull = jax.vjp(lambda *args: conv3x3(*args, padding), x, kernel)
+    out, pull = jax.vjp(lambda *args: conv(*args, padding), x, kernel)
     assert out.dtype == x.dtype
     assert_close(out, conv_sums(x, kernel, pad_width))
     cotangent = random_like(out)
@@ -56,7 +64,7 @@ def test_second_derivatives_equal_those_of_jax(argnum):
         return jax.grad(squared_gradient, argnum)(*operands(4, 9, 5, 3, "float32"))
 
     expected = gradient_of_squared_gradient(partial(_conv_lax, pad_width=1))
-    assert_close(gradient_of_squared_gradient(conv3x3), np.asarray(expected))
+    assert_close(gradient_of_squared_gradient(conv_prepared), np.asarray(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -66,7 +74,7 @@ def test_vmap_in_a_loop_equals_one_image_at_a_time(dtype):
 
     def gradient_in_loop(x):
         def body(_, x):
-            return jax.vjp(lambda x: conv3x3(x, kernel), x)[1](conv3x3(x, kernel))[0] / 64
+            return jax.vjp(lambda x: conv_prepared(x, kernel), x)[1](conv_prepared(x, kernel))[0] / 64
 
         return lax.fori_loop(0, 2, body, x)
 
@@ -77,7 +85,7 @@ def test_vmap_in_a_loop_equals_one_image_at_a_time(dtype):
 
 def test_the_kernel_gradient_is_traced_only_if_requested():
     def num_convolutions(argnums):
-        gradient = jax.grad(lambda x, k: conv3x3(x, k).sum(), argnums)
+        gradient = jax.grad(lambda x, k: conv_prepared(x, k).sum(), argnums)
         jaxpr = jax.make_jaxpr(gradient)(*operands(6, 5, 4, 3, "float32"))
         return str(jaxpr).count("conv_general_dilated")
 
@@ -87,7 +95,7 @@ def test_the_kernel_gradient_is_traced_only_if_requested():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="this form is for CPU")
 def test_bfloat16_is_a_matrix_product_on_cpu():
     def compiled_text(dtype):
-        return jax.jit(conv3x3).lower(*operands(8, 8, 8, 8, dtype)).compile().as_text()
+        return jax.jit(conv_prepared).lower(*operands(8, 8, 8, 8, dtype)).compile().as_text()
 
     assert "convolution(" not in compiled_text("bfloat16")
     assert "dot(" in compiled_text("bfloat16")
@@ -101,7 +109,7 @@ def test_a_loop_reverses_the_kernel_once():
     @jax.jit
     def loop(x, kernel, num_steps):
         def body(_, x):
-            return jax.vjp(lambda x: conv3x3(x, kernel), x)[1](x)[0]
+            return jax.vjp(lambda x: conv_prepared(x, kernel), x)[1](x)[0]
 
         return lax.fori_loop(0, num_steps, body, x)
 
