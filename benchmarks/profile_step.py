@@ -1,147 +1,131 @@
-"""Where the time of one step of nst_jax goes. In the project folder:
+"""Where the time of one step of nst_jax goes.
 
-python benchmarks/profile_step.py
+    python benchmarks/profile_step.py
 
-It prints three tables; every figure is the fastest of several runs, because differences of medians
-would show the machine's moods:
+It prints three tables; every value is the fastest of several runs:
 
-1. the step from the inside out: the network alone, the losses with it, the gradient, and the whole
-   step with its optimiser (`nst_jax.minimise`, as `nst_jax.stylize` runs it). A part's time is the
-   difference to the program before it, so the parts sum to the step;
-2. the network by stages, from tap to tap, forward and with the way back to the picture;
-3. every convolution alone, forward and its input gradient, with the FLOP/s it reaches.
+1. the step from the inside out: the network alone, with the losses, with the gradient, and the
+   whole step with its optimizer (`nst_jax.minimize`, with the loop that `nst_jax.stylize` runs).
+   The time of a part is the difference to the line before, so the parts sum to the step;
+2. the network by stages, from layer to layer, forward and with the gradient of the image;
+3. every convolution alone, forward and its input gradient, with its FLOP/s.
 
-Programs that are timed alone fuse and lay out memory a little differently from the same work inside
-a step: parts are right to some per cent. ``--trace`` records five whole steps for Perfetto
-(https://ui.perfetto.dev) or TensorBoard, which shows the step itself.
+Functions that are compiled alone fuse and lay out memory a little differently from the same work
+inside a step, so parts are right to some percent. ``--trace`` records five whole steps with JAX's
+profiler for Perfetto (https://ui.perfetto.dev) or TensorBoard, which shows the step itself.
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from common import MODEL, TAPS, Job, conv_flops, side, step_flops, used_convs
-from jax_side import DTYPES, WEIGHTS, JaxContender, loss_of_style
-from results import number
+from common import LOSS_WEIGHTS, milliseconds
+from compare.jax_side import DTYPES, Contender, style_loss
+from compare.workload import LAYERS, MODEL, Job, conv_flops, side, step_flops, used_convs
+from reporting import number, table
 
 from nst_jax import VGG
 from nst_jax.models.architectures import conv_shape
-from nst_jax.models.kernels.conv3x3 import convolve
-from nst_jax.models.vgg import tap_names
+from nst_jax.models.kernels.conv3x3 import conv3x3
+from nst_jax.models.vgg import layer_names
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Say where a step's time goes.")
+    parser = argparse.ArgumentParser(description="Show where the time of a step goes.")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--optimizer", choices=("adam", "lbfgs"), default="adam")
     parser.add_argument("--repeats", type=int, default=7, help="runs, of which the fastest counts")
-    parser.add_argument("--trace", type=Path, metavar="DIR", help="record five steps there")
+    parser.add_argument("--trace", type=Path, metavar="DIR", help="record a profile of five steps")
     options = parser.parse_args()
 
     job = Job(options.size, options.batch, options.optimizer)
-    step = Step(job, options.dtype, options.repeats)
+    profile = Profile(job, options.dtype, options.repeats)
     if options.trace:
-        step.run(1)
+        profile.run(1)
         with jax.profiler.trace(options.trace):
-            step.run(5)
-        print(f"five steps are recorded in {options.trace}")
+            profile.run(5)
+        print(f"a profile of five steps is in {options.trace}\n")
     device = jax.devices()[0].device_kind
-    print(
-        f"{job.size} x {job.size}, batch {job.batch}, {options.dtype}, {job.optimizer}, {device}, "
-        f"jax {jax.__version__}; milliseconds, the fastest of {options.repeats} runs"
-    )
-    for rows in (step.parts(), step.stages(), step.convolutions()):
-        print(f"\n{aligned(rows)}")
+    print(f"{job}, {options.dtype}, {device}, jax {jax.__version__}; milliseconds")
+    for head, *rows in (profile.parts(), profile.stages(), profile.convolutions()):
+        print(f"\n{table(head, rows)}")
 
 
-class Step:
-    """One job's pictures, targets and programs."""
+class Profile:
+    """One job: its images and targets, and the times of its parts."""
 
     def __init__(self, job: Job, precision: str, repeats: int) -> None:
         self.job, self.dtype, self.repeats = job, DTYPES[precision], repeats
-        self.whole = JaxContender(job, "vmap", precision, jax.default_backend())
-        self.params, self.batched = self.whole.params, self.whole.vmapped
-        self.image = self.whole.start if self.batched else self.whole.start[0]
+        self.contender = Contender(job, "vmap", precision, jax.default_backend())
+        self.params, self.vmapped = self.contender.params, self.contender.vmapped
+        self.image = self.contender.init if self.vmapped else self.contender.init[0]
 
-    def ms(self, function: Callable[..., Any], *args: Any) -> float:
-        """Milliseconds of a program's fastest run, compiled before."""
-        program = jax.jit(function)
-        jax.block_until_ready(program(*args))
-        times = []
-        for _ in range(self.repeats):
-            begun = time.perf_counter()
-            jax.block_until_ready(program(*args))
-            times.append(1e3 * (time.perf_counter() - begun))
-        return min(times)
+    def time(self, function: Callable[..., Any], *args: Any) -> float:
+        return milliseconds(function, *args, repeats=self.repeats)
 
     def run(self, steps: int) -> float:
-        """Milliseconds a step of whole steps."""
-        return 1e3 * self.whole.turn(steps).seconds / steps
+        return 1e3 * self.contender.run(steps).seconds / steps
 
-    def features(self, image: jax.Array, params: Any, taps: tuple[str, ...]) -> dict[str, Any]:
-        """The network alone, over one picture or a batch."""
-
-        def of_one(image: jax.Array) -> dict[str, Any]:
-            return VGG(params)(image, taps)
-
-        return jax.vmap(of_one)(image) if self.batched else of_one(image)
+    def features(self, image: jax.Array, params: Any, layers: tuple[str, ...]) -> dict[str, Any]:
+        """Run the network on one image or on a batch."""
+        network = partial(VGG(params), layers=layers)
+        return jax.vmap(network)(image) if self.vmapped else network(image)
 
     def parts(self) -> list[list[str]]:
-        style = self.whole.each if self.batched else self.whole.own[0]
-        args = (self.image, style, self.params, self.whole.shared)
+        """Time the step from the inside out."""
+        style = self.contender.stacked if self.vmapped else self.contender.styles[0]
+        args = (self.image, style, self.params, self.contender.shared)
 
-        def forward(image: jax.Array, params: Any) -> Any:
-            return self.features(image, params, TAPS)
+        def value(*args: Any) -> jax.Array:
+            axes = (0, 0, None, None, None)
+            losses: Any = jax.vmap(style_loss, axes) if self.vmapped else style_loss
+            return losses(*args, LOSS_WEIGHTS)[0].sum()
 
-        def value(image: jax.Array, style: Any, params: Any, shared: Any) -> jax.Array:
-            if not self.batched:
-                return loss_of_style(image, style, params, shared, WEIGHTS)[0]
-            of_each = jax.vmap(loss_of_style, (0, 0, None, None, None))
-            return of_each(image, style, params, shared, WEIGHTS)[0].sum()
-
+        forward = partial(self.features, layers=LAYERS)
         self.run(1)
         times = {
-            "network, forward": self.ms(forward, self.image, self.params),
-            "losses and Gram matrices": self.ms(value, *args),
-            "way back to the picture": self.ms(jax.value_and_grad(value), *args),
-            "optimiser and loop": min(self.run(5) for _ in range(self.repeats)),
+            "network, forward": self.time(forward, self.image, self.params),
+            "losses and Gram matrices": self.time(value, *args),
+            "gradient": self.time(jax.value_and_grad(value), *args),
+            "optimizer and loop": min(self.run(5) for _ in range(self.repeats)),
         }
-        rows, before, whole = [["part", "ms", "share"]], 0.0, times["optimiser and loop"]
+        rows, before, whole = [["part", "ms", "share"]], 0.0, times["optimizer and loop"]
         for name, until in times.items():
             rows.append([name, number(until - before), f"{(until - before) / whole:.0%}"])
             before = until
-        rate = step_flops(self.job.size, self.job.batch) / whole / 1e6
-        return [*rows, [f"step, at {rate:.0f} GFLOP/s", number(whole), "100%"]]
+        rate = step_flops(self.job) / whole / 1e6
+        return [*rows, [f"step, {rate:.0f} GFLOP/s", number(whole), "100%"]]
 
     def stages(self) -> list[list[str]]:
-        rows = [["up to", "forward", "this stage", "and back", "this stage"]]
-        before, both_before = 0.0, 0.0
-        for tap in (tap for tap in tap_names(MODEL) if tap in TAPS):
+        """Time the network up to each layer of the loss."""
+        rows = [["up to", "forward", "this stage", "with gradient", "this stage"]]
+        forward_before = gradient_before = 0.0
+        for layer in (layer for layer in layer_names(MODEL) if layer in LAYERS):
 
-            def energy(image: jax.Array, params: Any, tap: str = tap) -> jax.Array:
-                features = self.features(image, params, (tap,))[tap]
+            def energy(image: jax.Array, params: Any, layer: str = layer) -> jax.Array:
+                features = self.features(image, params, (layer,))[layer]
                 return 0.5 * jnp.square(features.astype(jnp.float32)).sum()
 
-            forward = self.ms(energy, self.image, self.params)
-            both = self.ms(jax.grad(energy), self.image, self.params)
-            values = (forward, forward - before, both, both - both_before)
-            rows.append([tap, *(number(value) for value in values)])
-            before, both_before = forward, both
+            forward = self.time(energy, self.image, self.params)
+            gradient = self.time(jax.grad(energy), self.image, self.params)
+            values = (forward, forward - forward_before, gradient, gradient - gradient_before)
+            rows.append([layer, *map(number, values)])
+            forward_before, gradient_before = forward, gradient
         return rows
 
     def convolutions(self) -> list[list[str]]:
-        """Layers of one shape are timed once."""
-        rows = [["convolution", "forward", "GFLOP/s", "gradient", "GFLOP/s"]]
+        """Time each convolution alone; convolutions of one shape are timed once."""
+        rows = [["convolution", "forward", "GFLOP/s", "input gradient", "GFLOP/s"]]
         shapes: dict[tuple[int, ...], list[str]] = {}
         for name in used_convs():
             shapes.setdefault((side(name, self.job.size), *conv_shape(name)), []).append(name)
-        many = jax.vmap(convolve, (0, None))
+        batched = jax.vmap(conv3x3, (0, None))
         key = jax.random.key(0)
         for (length, *shape), names in shapes.items():
             kernel = self.params[names[0]]["kernel"]
@@ -149,25 +133,15 @@ class Step:
             dy = jax.random.normal(key, (self.job.batch, length, length, shape[3]), self.dtype)
 
             def gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-                return jax.vjp(lambda x: many(x, kernel), x)[1](dy)[0]
+                return jax.vjp(lambda x: batched(x, kernel), x)[1](dy)[0]
 
             flops = self.job.batch * conv_flops(names[0], self.job.size)
-            cells = []
-            for ms in (self.ms(many, x, kernel), self.ms(gradient, x, kernel, dy)):
-                cells += [number(ms), f"{flops / ms / 1e6:.0f}"]
-            times = f" (and {len(names) - 1} like it)" if len(names) > 1 else ""
-            rows.append([names[0] + times, *cells])
+            forward = self.time(batched, x, kernel)
+            backward = self.time(gradient, x, kernel, dy)
+            same = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            rates = [f"{flops / ms / 1e6:.0f}" for ms in (forward, backward)]
+            rows.append([names[0] + same, number(forward), rates[0], number(backward), rates[1]])
         return rows
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Columns in line: the first to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

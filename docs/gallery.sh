@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pictures of README.md; run in the project folder with nst-jax on the path.
+# Makes the images of README.md and docs/. Run it in the project folder with nst-jax on the PATH.
 set -euo pipefail
 
 make="--model vgg16 --quiet"
@@ -9,7 +9,7 @@ nst-jax batch examples/{cat,astronaut,coffee}.jpg --styles examples/swirls.jpg -
 nst-jax stylize examples/astronaut.jpg examples/swirls.jpg examples/ink.jpg \
   --mask examples/astronaut-mask.png --size 320 -o docs/gallery/masked.jpg $make
 nst-jax interpolate examples/cat.jpg examples/ink.jpg examples/mosaic.jpg \
-  --pictures 5 --size 192 -o docs/gallery/strip.jpg $make
+  --num-images 5 --size 192 -o docs/gallery/strip.jpg $make
 for scale in 0.5 1 2; do
   nst-jax stylize examples/coffee.jpg examples/mosaic.jpg -o docs/gallery/scale-$scale.jpg \
     --style-scales $scale --size 224 $make
@@ -21,7 +21,7 @@ for layer in relu1_1 relu2_1 relu3_1 relu4_1 relu5_1; do
   nst-jax reconstruct examples/astronaut.jpg -o docs/gallery/reconstruct-$layer.jpg \
     --content-layers $layer --size 224 --steps 120 $make
 done
-for color in style luminance match histogram; do
-  nst-jax stylize examples/coffee.jpg examples/swirls.jpg -o docs/gallery/color-$color.jpg \
-    --color $color --size 224 $make
+for mode in style luminance match histogram; do
+  nst-jax stylize examples/coffee.jpg examples/swirls.jpg -o docs/gallery/color-$mode.jpg \
+    --color-mode $mode --size 224 $make
 done

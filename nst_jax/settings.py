@@ -148,6 +148,10 @@ class Settings:
                 "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
                 "transformation has its own"
             )
+        if self.ema_decay and self.optimizer == "lbfgs":
+            raise InputError(
+                f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0, or use adam"
+            )
         if self.mask_colors is not None and self.masks is None:
             raise InputError("mask_colors name the colors of a mask; give masks too")
         for kind, weight in (("content", self.content_weight), ("style", self.style_weight)):

@@ -31,11 +31,13 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.images.color",
     "nst_jax.images.grid",
     "nst_jax.images.masks",
-    "nst_jax.losses.statistics",
+    "nst_jax.losses.objective",
+    "nst_jax.losses.statistics.gram",
     "nst_jax.losses.terms",
     "nst_jax.models.kernels",
     "nst_jax.models.layers",
     "nst_jax.models.vgg",
+    "nst_jax.partitioning.tiling",
 )
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     for module in CHECKED:

@@ -1,97 +1,131 @@
+"""Settings: their defaults, their ranges and their messages."""
+
 import dataclasses
 import math
 
+import numpy as np
 import optax
 import pytest
 
-import nst_jax
 from nst_jax import PAPER, InputError, Settings
-from nst_jax.pipeline.api import stylize
+from nst_jax.settings import override, parse_bytes
 
 NAN, INF = math.nan, math.inf
 
-INVALID = [  # what is given, and what its message must name
-    ({"content_weight": -1.0}, "content_weight is -1.0"),
-    ({"content_weight": NAN}, "content_weight is nan"),
+INVALID = [  # settings, and what their message must contain
+    ({"content_weight": -1.0}, "content_weight is -1.0; give a number from 0 to 1e+30"),
     ({"content_weight": INF}, "content_weight is inf"),
-    ({"style_weight": -0.5}, "style_weight is -0.5"),
     ({"style_weight": NAN}, "style_weight is nan"),
     ({"style_weight": 1e31}, "style_weight is 1e+31"),
-    ({"tv": -1e-9}, "tv is -1e-09"),
-    ({"tv": NAN}, "tv is nan"),
-    ({"content_weight": 0, "style_weight": 0}, "both 0"),
-    ({"size": 15}, "size is 15"),
-    ({"size": 0}, "size is 0"),
-    ({"size": -512}, "size is -512"),
-    ({"steps": -1}, "steps is -1"),
-    ({"optimizer": "adam", "lr": 0.0}, "lr is 0.0"),
-    ({"optimizer": "adam", "lr": -0.02}, "lr is -0.02"),
-    ({"optimizer": "adam", "lr": NAN}, "lr is nan"),
-    ({"optimizer": "adam", "lr": INF}, "lr is inf"),
-    ({"lr": 0.02}, "lr is Adam's"),
-    ({"lr": 0.02, "optimizer": optax.sgd(0.1)}, "lr is Adam's"),
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
-    ({"color": "content"}, "color is 'content'; choose one of style, luminance, match, histogram"),
-    ({"form": "raw"}, "form is 'raw'"),
-    ({"pooling": "avg"}, "pooling is 'avg'"),
-    ({"padding": "zero"}, "padding is 'zero'"),
-    ({"dtype": "float16"}, "dtype is 'float16'"),
+    ({"style_weight": "much"}, "style_weight is 'much'"),
+    ({"tv_weight": -1e-9}, "tv_weight is -1e-09"),
+    ({"content_weight": 0, "style_weight": 0}, "both 0; raise one of them"),
+    ({"size": 15}, "size is 15; give a whole number of pixels from 16 to 131072"),
+    ({"size": 2**17 + 1}, "size is 131073"),
+    ({"size": 48.5}, "size is 48.5"),
+    ({"min_size": 8}, "min_size is 8"),
+    ({"steps": -1}, "steps is -1; give a whole number from 0 to 1000000, or several"),
+    ({"steps": ()}, "steps is ()"),
+    ({"steps": (5, -3)}, "steps is (5, -3)"),
+    ({"steps": "5"}, "steps is '5'"),
+    ({"steps": 1_000_001}, "steps is 1000001"),
+    ({"optimizer": "adam", "learning_rate": 0.0}, "learning_rate is 0.0; give a finite number"),
+    ({"optimizer": "adam", "learning_rate": NAN}, "learning_rate is nan"),
+    ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
+    ({"learning_rate": 0.02}, "learning_rate is for adam"),
+    ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose lbfgs or adam"),
+    ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
+    ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0, or the optimizer adam"),
+    ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
+    ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
+    ({"pooling": "avg"}, "pooling is 'avg'; give one of max, average, l2"),
+    ({"padding": "zero"}, "padding is 'zero'; give one of replicate, same"),
+    ({"dtype": "float16"}, "dtype is 'float16'; give one of auto, float32, bfloat16"),
+    ({"model": "vgg11"}, "model is 'vgg11'; give one of auto, vgg19, vgg16"),
     ({"seed": -1}, "seed is -1"),
     ({"seed": 2**32}, f"seed is {2**32}"),
-    ({"content_layers": {"relu4_2": -1.0}}, "content_layers: relu4_2 has weight -1.0"),
-    ({"style_layers": {"relu1_1": 1.0, "relu2_1": NAN}}, "style_layers: relu2_1 has weight nan"),
-    ({"style_layers": {"relu1_1": INF}}, "style_layers: relu1_1 has weight inf"),
+    ({"content_layers": {"relu4_2": -1.0}}, "content_layers is {'relu4_2': -1.0}"),
+    ({"style_layers": {"relu1_1": 1.0, "relu2_1": NAN}}, "style_layers is"),
+    ({"style_layers": ["relu1_1"]}, "style_layers is ['relu1_1']; give layers with their weights"),
+    ({"style_layers": {"relu1_1": 0}}, "style_layers has no layer with a weight above 0"),
+    ({"content_layers": {}}, "content_layers has no layer with a weight above 0"),
+    ({"style_weights": (-1.0, 2.0)}, "style_weights is (-1.0, 2.0)"),
+    ({"style_weights": (0.0, 0.0)}, "at least one of them above 0"),
+    ({"style_scales": (0.0,)}, "style_scales is (0.0,); give numbers above 0 and up to 10"),
+    ({"style_scales": (10.5,)}, "style_scales is (10.5,)"),
+    ({"mask_colors": "red", "masks": "m.png"}, "mask_colors is 'red'; give names of colors"),
+    ({"mask_colors": ("red",)}, "mask_colors name the colors of a mask; give masks too"),
+    ({"memory_limit": "much"}, "memory_limit is 'much'; give an amount such as 8GB"),
 ]
 
-EDGES = [
-    {"size": 16},
-    {"size": None},
+VALID = [
+    {"size": 16, "min_size": 16},
+    {"size": None, "min_size": None, "steps": None},
     {"steps": 0},
-    {"content_weight": 0},
-    {"style_weight": 0},
-    {"tv": 1.0},
-    {"color": "histogram"},
-    {"seed": 0},
+    {"content_weight": 0, "content_layers": {}},
+    {"style_weight": 0, "style_layers": {}},
+    {"tv_weight": 1e30},
     {"seed": 2**32 - 1},
-    {"optimizer": "adam", "lr": 1e-6},
-    {"optimizer": "adam"},
+    {"optimizer": "adam", "learning_rate": 1e-6, "ema_decay": 0},
     {"optimizer": optax.sgd(0.1)},
     {"style_layers": {"relu1_1": 0.0, "conv2_1": 1.0}},
-    {"pooling": "l2", "padding": "same", "form": "paper", "dtype": "bfloat16"},
+    {"color_mode": "histogram", "pooling": "l2", "padding": "same", "normalization": "none"},
+    {"style_weights": (0.0, 3.0), "style_scales": (10.0, 0.1)},
+    {"masks": "mask.png", "mask_colors": ("red", "#00f")},
+    {"memory_limit": "8GB"},
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), INVALID, ids=lambda x: str(x)[:40])
-def test_an_invalid_setting_is_one_clear_line(changes, message):
+def test_an_invalid_setting_is_refused_in_one_line(changes, message):
     with pytest.raises(InputError) as caught:
         Settings(**changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", EDGES)
+@pytest.mark.parametrize("changes", VALID, ids=lambda x: str(x)[:40])
 def test_the_ends_of_the_ranges_are_valid(changes):
-    made = Settings(**changes)
-    assert {name: getattr(made, name) for name in changes} == changes
+    settings = Settings(**changes)
+    assert {name: getattr(settings, name) for name in changes} == changes
 
 
-def test_a_change_to_settings_is_checked_too():
+def test_values_are_converted_to_plain_types():
+    settings = Settings(
+        size=np.int64(48),
+        steps=[np.int32(4), 2],
+        style_weights=[1, 2],
+        content_weight=np.float32(0.5),
+        style_layers={"relu1_1": 1},
+    )
+    assert (settings.size, settings.steps, settings.style_weights) == (48, (4, 2), (1.0, 2.0))
+    assert type(settings.size) is type(settings.steps[0]) is int
+    assert type(settings.content_weight) is type(settings.style_layers["relu1_1"]) is float
+
+
+def test_an_override_replaces_one_setting_and_is_checked():
+    assert override(PAPER, {"steps": 3}) == dataclasses.replace(PAPER, steps=3)
+    assert override(None, {}) == Settings()
     with pytest.raises(InputError, match="steps is -1"):
-        dataclasses.replace(PAPER, steps=-1)
+        override(PAPER, {"steps": -1})
+    with pytest.raises(InputError, match=r"no setting 'step'; see help\(nst_jax.Settings\)"):
+        override(None, {"step": 3})
 
 
-def test_defaults_are_the_documented_ones():
-    made = Settings()
-    assert (made.size, made.steps, made.optimizer, made.init) == (512, None, "lbfgs", "content")
-    assert (made.form, made.pooling, made.padding) == ("relative", "max", "replicate")
-    assert made.color == "style"
-    assert (made.model, made.dtype, made.weights, made.lr) == ("auto", "auto", None, None)
-    assert list(made.content_layers) == ["relu4_2"]
-    assert list(made.style_layers) == [f"relu{block}_1" for block in range(1, 6)]
-    assert math.isclose(sum(made.style_layers.values()), 1)
+def test_the_defaults_are_the_documented_ones():
+    settings = Settings()
+    assert (settings.size, settings.min_size, settings.steps) == (512, 128, None)
+    assert (settings.optimizer, settings.init, settings.color_mode) == ("lbfgs", "content", "style")
+    assert (settings.pooling, settings.padding) == ("max", "replicate")
+    assert settings.normalization == "target_energy"
+    assert (settings.model, settings.dtype, settings.weights) == ("auto", "auto", None)
+    assert list(settings.content_layers) == ["relu4_2"]
+    assert list(settings.style_layers) == [f"relu{block}_1" for block in range(1, 6)]
+    assert math.isclose(sum(settings.style_layers.values()), 1)
 
 
-def test_settings_are_not_shared_and_cannot_be_changed():
+def test_settings_are_frozen_named_and_not_shared():
     assert Settings().style_layers is not Settings().style_layers
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().steps = 3
@@ -99,24 +133,35 @@ def test_settings_are_not_shared_and_cannot_be_changed():
         Settings(256)
 
 
-def test_paper_holds_the_papers_values():
+def test_paper_has_the_values_of_the_paper():
     """Section Methods: content at conv4_2, style at conv1_1 … conv5_1 with w = 1/5 each, average
-    pooling, α/β = 1e-3, from white noise."""
+    pooling, from white noise, at one size."""
     assert PAPER.content_weight / PAPER.style_weight == 1e-6  # see its docstring
     assert PAPER.content_layers == {"relu4_2": 1.0}
     assert PAPER.style_layers == {f"relu{block}_1": 1 / 5 for block in range(1, 6)}
-    assert (PAPER.form, PAPER.pooling, PAPER.padding) == ("paper", "average", "same")
-    assert (PAPER.init, PAPER.optimizer, PAPER.tv) == ("noise", "lbfgs", 0)
+    assert (PAPER.normalization, PAPER.pooling, PAPER.padding) == ("none", "average", "same")
+    assert (PAPER.init, PAPER.optimizer, PAPER.tv_weight) == ("noise", "lbfgs", 0)
+    assert (PAPER.min_size, PAPER.ema_decay) == (None, 0)
 
 
-@pytest.mark.parametrize("settings", [Settings(), PAPER], ids=["default", "paper"])
-def test_both_presets_make_a_picture(face, cat, settings):
-    result = stylize(face, cat, settings, size=32, steps=2, model="vgg16")
-    assert result.image.shape == (26, 32, 3)
-    assert result.history[-1]["total"] < result.history[0]["total"]
-    assert result.settings["steps_done"] == 2
+@pytest.mark.parametrize(
+    ("limit", "num_bytes"),
+    [
+        ("8GB", 8 * 10**9),
+        (" 2 tib ", 2 * 2**40),
+        (".5Ki", 512),
+        ("1.kB", 1000),
+        (123_456_789, 123_456_789),
+        (999, 999),
+    ],
+)
+def test_amounts_of_memory_are_parsed(limit, num_bytes):
+    assert parse_bytes(limit) == num_bytes
 
 
-def test_an_unknown_setting_is_named():
-    with pytest.raises(InputError, match="no setting 'step'"):
-        nst_jax.stylize("a.png", "b.png", step=3)
+@pytest.mark.parametrize(
+    "limit", ["", "8", "GB", "-1GB", "0GB", "1e3MB", "8 GBs", "8PB", "nanGB", 0, -5]
+)
+def test_other_amounts_of_memory_are_refused(limit):
+    with pytest.raises(InputError, match="memory_limit is .*; give an amount such as 8GB"):
+        parse_bytes(limit)

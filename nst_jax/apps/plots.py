@@ -71,7 +71,8 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
         )
     axes.set(yscale="log", xlabel="step", ylabel="loss (content and style before α and β)")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:  # All losses may be 0.
+        axes.legend(frameon=False)
     encoded = io.BytesIO()
     figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
     try:
@@ -117,7 +118,7 @@ def read_log(path: str | os.PathLike[str]) -> History:
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_parse_row(line))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             if number == len(lines):  # Empty or cut short: a complete line ends with a newline.
                 break
             raise InputError(

@@ -209,8 +209,8 @@ def optimize_chunks(
 
     Raises:
         DivergedError: a loss or a pixel is not finite; carries the last finite image.
-        InputError: an option is out of range, the start is not finite, or the optimizer's line
-            search meets a batch (see `minimize_batch`) or an EMA.
+        InputError: an option is out of range, the start is not finite, the state has no EMA, or the
+            optimizer's line search meets a batch (see `minimize_batch`) or an EMA.
     """
     optimizer = _with_extra_args(optimizer)
     state = _first_state(start, optimizer, ema_decay)
@@ -379,6 +379,9 @@ def _first_state(
     ema_decay: float,
 ) -> State:
     """Return the first state in memory of its own, because the compiled loop reuses it."""
+    pixels = start.image if isinstance(start, State) else start
+    if not bool(jnp.isfinite(pixels).all()):
+        raise InputError("the start image has values that are not finite; give RGB in [0, 1]")
     if isinstance(start, State):
         return jax.tree.map(jnp.array, start)
     init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
@@ -402,8 +405,8 @@ def _check_options(
         )
     if line_search and ema_decay:
         raise InputError("an optimizer with a line search has no EMA; give ema_decay=0")
-    if not bool(jnp.isfinite(state.image).all()):
-        raise InputError("the start image has values that are not finite; give RGB in [0, 1]")
+    if ema_decay and state.ema is None:
+        raise InputError("the state has no EMA; give ema_decay=0, or start from its image")
 
 
 def _is_line_search_state(opt_state: Any) -> bool:

@@ -90,10 +90,11 @@ def optimize_multiscale(
         InputError: as in `nst_jax.optimize.optimize_chunks`.
     """
     before = Chunk(cast(State, start), History(), converged=False, seconds=0.0, compile_seconds=0.0)
-    for index, level in enumerate(levels, start=first_level):
+    index = first_level  # enumerate would hold a level while the next one is computed.
+    for level in levels:
         steps = level.steps
         if isinstance(start, State):
-            if start.image.shape[-3:-1] != level.shape:
+            if index > first_level or start.image.shape[-3:-1] != level.shape:
                 start = resample_state(start, level.shape, optimizer, ema_decay)
             steps -= int(np.ravel(start.ema_count)[0])
         chunk = before
@@ -115,4 +116,5 @@ def optimize_multiscale(
             )
             yield chunk
         before, start = chunk, chunk.state
+        index += 1
         del level  # Its targets are freed before the next level computes its own.

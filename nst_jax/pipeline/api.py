@@ -73,7 +73,7 @@ def stylize(
     result.save("cat-swirls.png")
     ```
     """
-    job = prepare_job(content, as_list(style), override(settings, overrides))
+    job = prepare_job(content, style, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 
@@ -127,7 +127,7 @@ def synthesize_texture(
         InputError: as in `stylize`.
         DivergedError: as in `stylize`.
     """
-    job = texture_job(as_list(style), override(settings, overrides))
+    job = texture_job(style, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 
@@ -211,7 +211,7 @@ def content_job(content: ImageSource, settings: Settings) -> Job:
     return prepare_job(content, (), _default_init_to_noise(settings))
 
 
-def texture_job(styles: Sequence[ImageSource], settings: Settings) -> Job:
+def texture_job(styles: ImageSource | Sequence[ImageSource], settings: Settings) -> Job:
     """Return the job of `synthesize_texture`."""
     settings = _default_init_to_noise(replace(settings, content_weight=0.0))
     if settings.color_mode != "style":
@@ -224,8 +224,8 @@ def texture_job(styles: Sequence[ImageSource], settings: Settings) -> Job:
 def many_styles_job(content: ImageSource, styles: Sequence[ImageSource], settings: Settings) -> Job:
     """Return the job of `stylize_many`."""
     _require_single_styles(settings)
-    mixes = np.eye(len(styles)).tolist()
-    return prepare_job(content, list(styles), settings, mixes=mixes)
+    styles = as_list(styles)  # one alone, too
+    return prepare_job(content, styles, settings, mixes=np.eye(len(styles)).tolist())
 
 
 def interpolation_job(
@@ -233,7 +233,7 @@ def interpolation_job(
 ) -> Job:
     """Return the job of `interpolate_styles`."""
     _require_single_styles(settings)
-    styles = list(styles)
+    styles = as_list(styles)
     if len(styles) < 2 or num_images < 2:
         raise InputError(f"{len(styles)} styles and {num_images} images; give at least two of both")
     positions = np.linspace(0, len(styles) - 1, num_images)

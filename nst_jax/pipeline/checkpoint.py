@@ -22,7 +22,7 @@ from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
 
-__all__ = ["Checkpoint", "is_of", "load", "remove", "save"]
+__all__ = ["Checkpoint", "index_of", "load", "remove", "save"]
 
 METADATA_KEY: Final = "nst_jax.checkpoint"
 
@@ -59,6 +59,7 @@ def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None
         "index": checkpoint.index,
         "num_images": checkpoint.num_images,
         "level": checkpoint.level,
+        "columns": list(checkpoint.history),
     }
     try:
         with atomic_path(Path(path)) as temporary:
@@ -83,6 +84,7 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
         with safe_open(path, "np") as file:
             metadata = json.loads((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        history = History({name: arrays[f"history/{name}"] for name in metadata["columns"]})
         saved, num_images = metadata["job"], int(metadata["num_images"])
         level = job.levels[metadata["level"]]
         candidates = (metadata["index"], *range(len(job.mixes)))
@@ -109,23 +111,15 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
             )
         leaves.append(jnp.asarray(array))
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    history = History(
-        {
-            name.removeprefix("history/"): values
-            for name, values in arrays.items()
-            if name.startswith("history/")
-        }
-    )
     return Checkpoint(index, num_images, metadata["level"], state, history)
 
 
-def is_of(path: str | os.PathLike[str], job: Job) -> bool:
-    """Return whether there is a checkpoint of this job."""
+def index_of(path: str | os.PathLike[str], job: Job) -> int | None:
+    """Return the index of the image in a checkpoint of this job; None if there is no such file."""
     try:
-        load(path, job)
+        return load(path, job).index
     except InputError:
-        return False
-    return True
+        return None
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -156,7 +150,7 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
 def _difference(name: str, saved: dict[str, Any], current: dict[str, Any]) -> str:
     if name == "pixels":
         return "its images have the same names and other pixels"
-    return f"its {name} was {saved.get(name)!r} and is {current.get(name)!r} now"
+    return f"{name} is {saved.get(name)!r} there and {current.get(name)!r} here"
 
 
 def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:

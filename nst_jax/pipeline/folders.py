@@ -111,17 +111,16 @@ def stylize_folder(
                 yield item._replace(error=unreadable[item.style])
             else:
                 pending.append(item)
-        size = batch_size
+        size, resume = batch_size, True
         while pending:
             try:
-                stopped = yield from _stylize_pending(pending, folder, settings, size, on_progress)
+                stopped = yield from _stylize_pending(
+                    pending, folder, settings, size, on_progress, resume=resume
+                )
                 if stopped:
                     return
-            except DivergedError as error:
-                if len(error.results) > 1:  # One by one, to see which of them it was.
-                    size = 1
-                else:
-                    yield pending.pop(0)._replace(error=error)
+            except DivergedError:  # Of a batch: one by one from the start, to see which it was.
+                size, resume = 1, False
             except InputError as error:
                 yield from (item._replace(error=error) for item in pending)
                 break
@@ -133,35 +132,48 @@ def _stylize_pending(
     settings: Settings,
     batch_size: int | None,
     on_progress: Callable[[Progress], bool | None] | None,
+    *,
+    resume: bool,
 ) -> Generator[BatchItem, None, bool]:
-    """Stylize one content with several styles. Each item that is saved leaves ``pending`` and is
-    yielded. Returns whether the caller stopped the run."""
+    """Stylize one content with several styles. Each item that is saved or that diverges leaves
+    ``pending`` and is yielded; after one that diverges, the rest stays. Returns whether the caller
+    stopped the run.
+
+    Raises:
+        DivergedError: an image of a batch diverged.
+    """
     items = list(pending)
     job = many_styles_job(items[0].content, [item.style for item in items], settings)
     checkpoint = folder / CHECKPOINT_NAME
+    saved_index = checkpoints.index_of(checkpoint, job) if resume else None
     progresses = run(
-        job,
-        batch_size=batch_size,
-        checkpoint=checkpoint,
-        resume=checkpoints.is_of(checkpoint, job),
+        job, batch_size=batch_size, checkpoint=checkpoint, resume=saved_index is not None
     )
+    index = saved_index or 0
     stop = False
-    with closing(progresses):
-        for progress in progresses:
-            stop = on_progress is not None and bool(on_progress(progress))
-            if progress.done:
-                batch = items[progress.index : progress.index + progress.batch_size]
-                for item, result in zip(batch, progress.results(), strict=True):
-                    result.save(item.out)
-                    pending.remove(item)
-                    yield item
-            if stop and not (progress.done and progress.is_last):
-                return True
+    try:
+        with closing(progresses):
+            for progress in progresses:
+                stop = on_progress is not None and bool(on_progress(progress))
+                if progress.done:
+                    index = progress.index + progress.batch_size
+                    batch = items[progress.index : index]
+                    for item, result in zip(batch, progress.results(), strict=True):
+                        result.save(item.out)
+                        pending.remove(item)
+                        yield item
+                if stop and not (progress.done and progress.is_last):
+                    return True
+    except DivergedError as error:
+        if len(error.results) > 1:
+            raise
+        pending.remove(items[index])
+        yield items[index]._replace(error=error)
     return stop
 
 
 def _check_items(items: Sequence[BatchItem], folder: Path) -> None:
-    """Refuse what would fail after the first image, or overwrite another file."""
+    """Refuse what would fail after the first image, or write two images to one file."""
     claimed_by: dict[Path, BatchItem] = {}
     for item in items:
         other = claimed_by.setdefault(item.out, item)
@@ -170,9 +182,6 @@ def _check_items(items: Sequence[BatchItem], folder: Path) -> None:
             raise InputError(
                 f"{' and '.join(both)} would both be written to {item.out.name!r}; rename one"
             )
-        for source in (item.content, item.style):
-            if item.out.exists() and item.out.samefile(source):
-                raise InputError(f"{str(source)!r} has the name of an output; rename it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -90,7 +90,7 @@ class Job:
 
 def prepare_job(
     content: ImageSource | None,
-    styles: Sequence[ImageSource],
+    styles: ImageSource | Sequence[ImageSource],
     settings: Settings | None = None,
     *,
     mixes: Sequence[Sequence[float]] | None = None,
@@ -99,7 +99,7 @@ def prepare_job(
 
     Args:
         content: a path, PIL image or array; None for a texture.
-        styles: a path, PIL image or array each.
+        styles: such an image, or a list of them.
         settings: see `Settings`.
         mixes: the weight of each style, for each image to be made; None for one image with the
             settings' ``style_weights``.
@@ -109,6 +109,7 @@ def prepare_job(
     """
     start_time = time.perf_counter()
     settings = settings or Settings()
+    styles = as_list(styles)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
     levels = plan_levels(settings, shape)
@@ -121,7 +122,8 @@ def prepare_job(
         for style, size in zip(styles, style_sizes(settings, len(styles), shape), strict=True):
             style_images.append(downscale(images.read(style, name="style").pixels, size))
     if mixes is None:
-        mixes = [normalize_weights(len(style_images), settings.style_weights)]
+        style_weights = settings.style_weights if use_style else None
+        mixes = [normalize_weights(len(style_images), style_weights)]
     masks = _read_masks(settings, content_data, len(style_images), shape)
     own_colors = alpha = None
     if content_data is not None:
@@ -146,7 +148,7 @@ def prepare_job(
         ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
     job = Job(
         settings=settings,
-        mixes=tuple(tuple(mix) for mix in mixes),
+        mixes=tuple(tuple(map(float, mix)) for mix in mixes),
         style_names=tuple(source_name(style) for style in styles),
         levels=levels,
         content=own_colors,
@@ -245,11 +247,16 @@ def downscale(pixels: Float32[np.ndarray, "_ _ 3"], size: int) -> Float32[np.nda
 
 
 def _load_weights(settings: Settings) -> weight_files.Weights:
-    if isinstance(settings.weights, weight_files.Weights):
-        return settings.weights
-    if isinstance(settings.weights, Mapping):
-        return weight_files.from_params(settings.weights)
-    return weight_files.load_pretrained(settings.model, settings.weights)
+    weights = settings.weights
+    if isinstance(weights, Mapping):
+        weights = weight_files.from_params(weights)
+    if not isinstance(weights, weight_files.Weights):
+        return weight_files.load_pretrained(settings.model, weights)
+    if settings.model not in ("auto", weights.model):
+        raise InputError(
+            f"model is {settings.model!r} and the weights are of {weights.model}; leave one out"
+        )
+    return weights
 
 
 def _output_shape(content: ImageData | None, settings: Settings) -> tuple[int, int]:

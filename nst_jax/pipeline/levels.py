@@ -49,8 +49,7 @@ def plan_levels(settings: Settings, shape: tuple[int, int]) -> list[PyramidLevel
     if len(steps) > len(shapes):
         sizes = ", ".join(str(max(shape)) for shape in shapes)
         raise InputError(
-            f"{len(steps)} numbers of steps for {len(shapes)} levels ({sizes} pixels); give at "
-            "most one a level"
+            f"{len(steps)} numbers of steps for levels of {sizes} pixels; give at most one a level"
         )
     steps += steps[-1:] * (len(shapes) - len(steps))
     return [PyramidLevel(*pair) for pair in zip(shapes, steps, strict=True)]

@@ -48,10 +48,14 @@ def choose_batch_size(job: Job) -> int:
     finest = len(job.levels) - 1
     limit = job.memory_limit or available_bytes()
     jitted, arrays, static = _planned_call(job, finest, level_inputs(job, finest), None)
-    needed = required_bytes(jitted.lower(*arrays, **static).compile())
+    try:
+        executable = compile_within_limit(jitted, *arrays, limit=limit, **static)
+    except MemoryLimitError:
+        return 1  # in tiles
+    needed = required_bytes(executable)
     if limit is None or needed is None:
         return len(job.mixes)
-    return max(1, min(len(job.mixes), limit // needed))
+    return min(len(job.mixes), limit // needed)
 
 
 def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:

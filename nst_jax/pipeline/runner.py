@@ -4,6 +4,7 @@ A consumer reads each `Progress` and stops with ``break``: a progress bar, previ
 and the checkpoint are consumers of the same iterator, for one image and for many alike.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -26,6 +27,7 @@ from nst_jax.optimize import (
     State,
     concatenate_history,
     current_image,
+    has_line_search,
     optimize_multiscale,
     select_image,
 )
@@ -93,7 +95,16 @@ class Progress:
 
     @cached_property
     def image(self) -> Float32[np.ndarray, "*k h w 3"]:
-        """The current image, or the images of a batch, as a `Result` would hold it."""
+        """The current image, or the images of a batch, as a `Result` would hold it.
+
+        Raises:
+            RuntimeError: the iteration continued before the first access.
+        """
+        if self.state.image.is_deleted():
+            raise RuntimeError(
+                "the next steps reused the memory of this image; read image or results() before "
+                "you continue the iteration"
+            )
         batch = self._batch
         return batch.postprocess(np.asarray(current_image(self.state, batch.job.ema_decay)))
 
@@ -104,7 +115,7 @@ class Progress:
 
     @property
     def history(self) -> History:
-        """The metrics of all steps of this image."""
+        """The metrics of all steps of this image so far."""
         return concatenate_history(self._batch.metrics)
 
     def results(self) -> list[Result]:
@@ -152,6 +163,11 @@ def run(
     """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give a whole number from 1 up")
+    if batch_size is not None and batch_size > 1 and has_line_search(job.optimizer):
+        raise InputError(
+            f"batch_size is {batch_size} and L-BFGS's line search takes one image at a time; give "
+            "a batch_size of 1, or an optimizer such as adam"
+        )
     saved = None
     if resume:
         if checkpoint is None:
@@ -203,9 +219,14 @@ def _run_batches(
         batch = _Batch(job, index, job.mixes[index : index + count], shared_targets)
         try:
             yield from batch.run(callback_every, saved)
-        except MemoryLimitError:
-            if batch_size is not None or len(batch.mixes) == 1:
+        except MemoryLimitError as error:
+            if len(batch.mixes) == 1:
                 raise
+            if batch_size is not None or saved is not None:
+                advice = "start without resume" if saved is not None else "a smaller batch_size"
+                raise MemoryLimitError(
+                    f"{len(batch.mixes)} images in one batch: {error}, or {advice}"
+                ) from error
             size = (len(batch.mixes) + 1) // 2
         else:
             index += len(batch.mixes)
@@ -294,6 +315,9 @@ class _Batch:
         if metrics:
             metrics["size"] = np.full(len(metrics["step"]), max(level.shape))
             self.metrics.append(metrics)
+        # Each progress describes its own moment, also after the iteration continued.
+        snapshot = copy.copy(self)
+        snapshot.metrics = list(self.metrics)
         level_done = chunk.converged or int(np.ravel(chunk.state.ema_count)[0]) == level.steps
         return Progress(
             index=self.index,
@@ -307,7 +331,7 @@ class _Batch:
             seconds=chunk.seconds,
             done=level_done and chunk.level == len(job.levels) - 1,
             state=chunk.state,
-            _batch=self,
+            _batch=snapshot,
         )
 
     def postprocess(self, image: Float32[np.ndarray, "*k h w 3"]) -> np.ndarray:

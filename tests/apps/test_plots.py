@@ -1,7 +1,6 @@
-"""Diagrams of losses, and the traces that they can be drawn from."""
+"""Plots of losses, and the logs that they can be drawn from."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -9,227 +8,141 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nst_jax.apps.plots import check_output, plot_losses, read_trace
+from nst_jax.apps.plots import check_output_path, plot_losses, read_log
 from nst_jax.errors import InputError
 
-PARTS = ("content", "content/relu4_2", "style", "style/relu1_1", "style/relu5_1")
+TERMS = ("total", "content", "content/relu4_2", "style", "style/relu1_1", "style/relu5_1")
 
 
-def entry(step, **more):
-    """A step as a first-order optimizer leaves it, with all parts."""
-    parts = {name: (i + 2) * 10.0 ** (-step / 20) for i, name in enumerate(PARTS)}
-    return {"step": step, "total": 10.0 ** (-step / 20), **parts, "tv": 0.1, **more}
-
-
-def sparse(step):
-    """A step as a line search leaves it, with parts now and then."""
-    return entry(step) if step % 10 == 1 else {"step": step, "total": 1 / step}
+def history(num_steps=30, **columns):
+    """Losses that fall, with all terms at each step."""
+    steps = np.arange(1, num_steps + 1)
+    losses = {name: (i + 1) * 10.0 ** (-steps / 20) for i, name in enumerate(TERMS)}
+    return {"step": steps, **losses, "tv": np.full(num_steps, 0.1), **columns}
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """Draw a history; return the axes and the legend's names."""
+def plotted(monkeypatch, tmp_path):
+    """Return a function that plots a history and returns the axes."""
     figures, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
+    spy = lambda self, *args, **options: figures.append(self) or save(self, *args, **options)  # noqa: E731
+    monkeypatch.setattr(Figure, "savefig", spy)
 
-    def draw(history):
+    def plot(history):
         plot_losses(history, tmp_path / "plot.png")
-        (axes,) = figures[-1].axes
-        return axes, [text.get_text() for text in axes.get_legend().get_texts()]
+        return figures[-1].axes[0]
 
-    return draw
-
-
-def lines(axes, name):
-    """The data of the lines of a name's look: of all scales."""
-    (named,) = [line for line in axes.lines if line.get_label() == name]
-    same = [line for line in axes.lines if line.get_color() == named.get_color()]
-    return [line.get_xydata() for line in same]
+    return plot
 
 
-# --- the diagram ---------------------------------------------------------------------------------
-
-
-def test_lines_are_the_history(drawn):
-    history = [entry(step) for step in range(1, 31)]
-    axes, names = drawn(history)
-    assert set(names) == {"total", *PARTS}
+def test_lines_are_the_losses_and_layers_are_thinner(plotted, tmp_path):
+    losses = history()
+    axes = plotted(losses)
+    lines = dict(zip(TERMS, axes.lines, strict=True))
     assert axes.get_yscale() == "log"
-    for name in names:
-        (points,) = lines(axes, name)
-        np.testing.assert_allclose(points, [(e["step"], e[name]) for e in history])
-
-
-def test_layers_are_thin_and_shaded(drawn):
-    axes, _ = drawn([entry(step) for step in range(1, 31)])
-    by_name = {line.get_label(): line for line in axes.lines}
-    widths = {name: line.get_linewidth() for name, line in by_name.items()}
-    assert max(widths[f"style/relu{i}_1"] for i in (1, 5)) < min(widths["style"], widths["total"])
-    shades = {tuple(np.ravel(line.get_color())) for line in by_name.values()}
-    assert len(shades) == len(by_name)
-
-
-def test_entries_without_parts_are_passed_over(drawn):
-    axes, _ = drawn([sparse(step) for step in range(1, 35)])
-    (total,) = lines(axes, "total")
-    assert len(total) == 34
-    (style,) = lines(axes, "style")
-    np.testing.assert_array_equal(style[:, 0], [1, 11, 21, 31])
-    markers = {line.get_label(): line.get_marker() for line in axes.lines}
-    assert markers["style"] == "."
-    assert markers["total"] == ""
-
-
-@pytest.mark.parametrize("anew", [False, True])
-def test_every_scale_begins_a_line(drawn, anew):
-    """Whether or not its steps begin at 1 again."""
-    history = [entry(step, size=64) for step in range(1, 11)]
-    history += [entry(step if anew else step + 10, size=128.0) for step in range(1, 21)]
-    axes, names = drawn(history)
-    assert len(names) == len(set(names))
-    first, second = lines(axes, "total")
-    np.testing.assert_array_equal(first[:, 0], range(1, 11))
-    np.testing.assert_array_equal(second[:, 0], range(11, 31))
-    marks = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
-    assert marks == [0.5, 10.5]
-    assert [text.get_text() for text in axes.texts] == ["64 px", "128 px"]
-
-
-def test_what_a_logarithm_has_not_is_left_out(drawn):
-    history = [entry(step) for step in range(1, 11)]
-    history[0]["content"] = 0.0
-    history[5]["content"] = float("inf")
-    history[7]["content"] = float("nan")
-    for e in history:
-        e["style"] = 0.0
-    axes, names = drawn(history)
-    (content,) = lines(axes, "content")
-    np.testing.assert_array_equal(content[:, 0], [2, 3, 4, 5, 7, 9, 10])
-    assert "style" not in names
-
-
-def test_a_single_step_is_seen(drawn):
-    axes, _ = drawn([entry(1)])
-    assert {line.get_marker() for line in axes.lines} == {"."}
-
-
-def test_nothing_but_zeros_is_an_empty_diagram(tmp_path):
-    plot_losses([{"step": 1, "total": 0.0}], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("name", "magic"),
-    [("a.png", b"\x89PNG"), ("a.JPG", b"\xff\xd8"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")],
-)
-def test_the_extension_names_the_format(tmp_path, name, magic):
-    plot_losses([entry(step) for step in range(1, 5)], str(tmp_path / name))
-    assert (tmp_path / name).read_bytes().startswith(magic)
-
-
-def test_the_file_shows_something(tmp_path):
-    plot_losses([entry(step) for step in range(1, 31)], tmp_path / "plot.png")
+    for name, line in lines.items():
+        np.testing.assert_array_equal(line.get_xdata(), losses["step"])
+        np.testing.assert_array_equal(line.get_ydata(), losses[name])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["total", "content", "style"]
+    for layer in ("style/relu1_1", "style/relu5_1"):
+        assert lines[layer].get_color() == lines["style"].get_color()
+        assert lines[layer].get_linewidth() < lines["style"].get_linewidth()
     red, green, blue = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"), int).T
-    assert 0.8 < ((red == 255) & (green == 255) & (blue == 255)).mean() < 0.99
-    assert ((red > green + 80) & (red > blue + 80)).sum() > 1000  # the style
-    assert ((blue > red + 80) & (blue > green + 30)).sum() > 1000  # the content
-    assert ((red + green + blue) < 60).sum() > 1000  # the total
+    assert ((red > green + 80) & (red > blue + 80)).sum() > 1000  # style
+    assert ((blue > red + 80) & (blue > green + 30)).sum() > 1000  # content
+    assert (red + green + blue < 60).sum() > 1000  # total
 
 
-# --- what cannot be drawn ------------------------------------------------------------------------
+def test_values_that_a_logarithm_lacks_are_bridged(plotted):
+    values = np.ones(10)
+    values[[0, 4, 5, 7]] = 0, np.inf, np.nan, -1
+    axes = plotted(history(10, content=values, style=np.zeros(10)))
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_array_equal(lines["content"].get_xdata(), [2, 3, 4, 7, 9, 10])
+    assert "style" not in lines
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for refused in (check_output, lambda path: plot_losses([entry(1)], path)):
-        with pytest.raises(InputError, match=r"nst-jax\[plot\]"):
-            refused(tmp_path / "plot.png")
+def test_a_dotted_line_marks_each_level(plotted):
+    axes = plotted(history(30, size=np.repeat([64, 128], [10, 20])))
+    dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == [0.5, 10.5]
+    assert [text.get_text() for text in axes.texts] == ["64 px", "128 px"]
+    assert not plotted(history(30, size=np.full(30, 64))).texts
 
 
-def test_neither_matplotlib_nor_jax_is_imported_before_they_are_needed():
-    code = "import sys, nst_jax.plots; assert not {'jax', 'matplotlib'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_single_step_is_a_point_and_zeros_are_nothing(plotted, recwarn):
+    assert {line.get_marker() for line in plotted(history(1)).lines} == {"."}
+    assert not plotted({"step": np.ones(1), "total": np.zeros(1)}).lines
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+
+
+def test_the_extension_decides_the_format(tmp_path):
+    signatures = {"a.png": b"\x89PNG", "a.JPG": b"\xff\xd8", "a.svg": b"<?xml", "a.pdf": b"%PDF"}
+    for name, signature in signatures.items():
+        plot_losses(history(4), str(tmp_path / name))
+        assert (tmp_path / name).read_bytes().startswith(signature)
 
 
 @pytest.mark.parametrize("name", ["plot.gif", "plot", "none/plot.png", "folder.png"])
-def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path, name):
+def test_a_path_that_cannot_be_written_is_refused_before_the_plot(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
-    for refused in (check_output, lambda path: plot_losses([entry(1)], path)):
-        with pytest.raises(InputError, match="plot '") as excinfo:
-            refused(tmp_path / name)
-        assert "\n" not in str(excinfo.value)
+    for refuse in (check_output_path, lambda path: plot_losses({}, path)):
+        with pytest.raises(InputError, match=r"^plot '.*$"):
+            refuse(tmp_path / name)
 
 
-def test_a_history_of_nothing_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no steps"):
-        plot_losses([], tmp_path / "plot.png")
-    assert not list(tmp_path.iterdir())
+def test_an_empty_history_and_a_missing_matplotlib_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="no steps to plot"):
+        plot_losses({}, tmp_path / "plot.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"pip install \"nst-jax\[plot\]\""):
+        check_output_path(tmp_path / "plot.png")
 
 
-# --- traces --------------------------------------------------------------------------------------
+ROWS = [
+    {"step": 1, "total": 3.0, "style": 2.5, "size": 64},
+    {"step": 2, "total": 2.0, "size": 64},
+    {"step": 3, "total": 1.0, "style": 0.5, "size": 64, "seconds": 3.25},
+]
+LOG = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
 
 
-def written(history):
-    return "".join(json.dumps(e) + "\n" for e in history).encode()
+def test_a_log_is_read_as_columns_with_nan_for_missing_terms(tmp_path):
+    (tmp_path / "log").write_bytes(LOG)
+    read = read_log(tmp_path / "log")
+    assert list(read) == list(ROWS[-1])
+    for name, values in read.items():
+        np.testing.assert_array_equal(values, [row.get(name, np.nan) for row in ROWS])
 
 
-def test_a_trace_is_read_as_the_history_was(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    history = [sparse(step) for step in range(1, 25)]
-    history[-1]["seconds"] = 3.25
-    path.write_bytes(written(history))
-    assert read_trace(path) == history
-    assert read_trace(str(path)) == history
-
-
-def test_a_trace_may_end_anywhere(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    history = [sparse(step) for step in range(9, 12)]
-    whole = written(history)
-    for end in range(len(whole) + 1):
-        path.write_bytes(whole[:end])
-        complete = whole[:end].count(b"}")
-        if complete:
-            assert read_trace(path) == history[:complete]
+def test_a_log_may_end_anywhere(tmp_path):
+    path = tmp_path / "log"
+    for end in range(len(LOG) + 1):
+        path.write_bytes(LOG[:end])
+        if num_rows := LOG[:end].count(b"}"):
+            assert len(read_log(str(path))["total"]) == num_rows
         else:
-            with pytest.raises(InputError, match="holds no step"):
-                read_trace(path)
+            with pytest.raises(InputError, match="has no steps"):
+                read_log(path)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        b"",
-        b"loss 0.5",
-        b'{"step": 2, "tot',
-        b"[1, 2]",
-        b'{"step": 2}',
-        b'{"total": 0.5}',
-        b'{"step": "2", "total": 0.5}',
-        b'{"step": 2, "total": null}',
-        b'{"step": true, "total": 0.5}',
-        b'{"step": 2, "total": 0.5, "style": "high"}',
-        b"\x89PNG\r",
+        *(b"", b"loss 0.5", b'{"step": 2, "tot', b"[1, 2]", b"\x89PNG\r"),
+        *(b'{"step": 2}', b'{"total": 0.5}', b'{"step": "2", "total": 0.5}'),
+        *(b'{"step": 2, "total": null}', b'{"step": true, "total": 0.5}'),
+        b'{"step": 2, "total": 1' + b"0" * 400 + b"}",
     ],
 )
-def test_a_line_that_is_no_entry_is_named(tmp_path, line):
-    path = tmp_path / "trace.jsonl"
-    path.write_bytes(written([entry(1)]) + line + b"\n" + written([entry(3)]))
-    with pytest.raises(InputError, match=r"trace\.jsonl': line 2 is no entry") as excinfo:
-        read_trace(path)
-    assert "\n" not in str(excinfo.value)
+def test_a_line_without_losses_is_named(tmp_path, line):
+    (tmp_path / "log").write_bytes(LOG.replace(b"\n", b"\n" + line + b"\n", 1))
+    with pytest.raises(InputError, match=r"^log '.*log': line 2 has no losses; .*$"):
+        read_log(tmp_path / "log")
 
 
-def test_a_picture_is_no_trace(tmp_path):
-    path = tmp_path / "picture.png"
-    Image.effect_noise((64, 64), 50).save(path)
-    with pytest.raises(InputError, match="no entry of losses"):
-        read_trace(path)
-
-
-def test_a_trace_that_cannot_be_read_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.jsonl"):
+def test_a_log_that_cannot_be_read_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match="cannot be read"):
-            read_trace(path)
+            read_log(path)

@@ -1,183 +1,161 @@
 """Tile by tile the objective is the same function: its value, its gradient and its targets."""
 
-from functools import partial
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from losses.channel_statistics import ChannelMax, ChannelMean
 
-from nst_jax import minimise
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
-from nst_jax.losses.objective import LossWeights, Targets
-from nst_jax.models.architectures import poolings
-from nst_jax.models.vgg import VGG, Window, reach
+from nst_jax.losses.objective import LossWeights, Targets, loss
+from nst_jax.losses.statistics import Gram
+from nst_jax.models.architectures import conv_names, num_poolings
+from nst_jax.models.vgg import VGG, PatchWindow, receptive_radius
+from nst_jax.optimize import minimize
 from nst_jax.partitioning import tiling
+from nst_jax.partitioning.tiling import tiled_loss, tiled_loss_fn, tiled_style_targets
 
-CONTENT = {"relu2_2": 0.7, "conv3_1": 0.3}
-STYLE = {"relu1_1": 0.4, "conv2_1": 0.4, "relu3_1": 1.0}
-WEIGHTS = LossWeights(1.0, 1.0, 0.5, CONTENT, STYLE)
+CONTENT, STYLE = ("relu2_2", "conv3_1"), ("relu1_1", "conv2_1", "relu3_1")
+FEW = ("relu1_1", "conv2_1")
 
-whole = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-
-
-def by_tiles(tile):
-    return jax.jit(jax.value_and_grad(tiling.loss_by_tiles(tile), has_aux=True))
+whole = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def pixels(height, width, seed=0):
-    """Noise, so that no pixel is like its neighbours and none is without effect."""
-    noise = np.random.default_rng(seed).uniform(0, 1, (height, width, 3))
-    return jnp.asarray(noise, jnp.float32)
+def tiled(tile):
+    return jax.jit(jax.value_and_grad(tiled_loss_fn(tile), has_aux=True))
 
 
-def targets_of(params, height, width, *, make=objective.make_targets, masks=None, **options):
-    options = {"content_layers": tuple(CONTENT), "style_layers": tuple(STYLE)} | options
-    content = pixels(height, width, 1) if options["content_layers"] else None
-    styles = [pixels(36, 43, 2), pixels(40, 32, 3)] if options["style_layers"] else []
-    run = jax.jit(lambda params, masks: make(params, content, styles, masks=masks, **options))
-    return run(params, masks)
+def thin_network(model, filters=8):
+    """Random parameters (He et al. 2015), with few filters so that running it costs little."""
+    rng, before = np.random.default_rng(7), 3
+    params = {"input": {"mean": jnp.full(3, 0.5), "std": jnp.full(3, 0.2)}}
+    for name in conv_names(model):
+        kernel = rng.normal(0, np.sqrt(2 / (9 * before)), (3, 3, before, filters))
+        bias, before = rng.normal(0, 0.1, filters), filters
+        params[name] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    return params
 
 
-def off_by(found, expected):
+NETWORK = thin_network("vgg16")
+
+
+def noise(height, width, seed=0):
+    """An image in which no pixel is like its neighbors and none is without effect."""
+    pixels = np.random.default_rng(seed).uniform(0, 1, (height, width, 3))
+    return jnp.asarray(pixels, jnp.float32)
+
+
+def problem(params, height, width, content=(), style=(), masks=None, **options):
+    """The arguments of a loss: image, parameters, random targets, and weights that balance them."""
+    rng = np.random.default_rng(2)
+    options = {"statistic": Gram(), "pooling": "max", "padding": "replicate"} | options
+
+    def random(layer, *shape):
+        filters = params[layer.replace("relu", "conv")]["bias"].size
+        shape = [filters if n is None else n >> num_poolings(layer) for n in shape]
+        return jnp.asarray(rng.uniform(0, 1, shape), jnp.float32)
+
+    def random_style(layer):
+        is_gram = isinstance(options["statistic"], Gram)
+        return random(layer, None, None) if is_gram else {"sums": random(layer, None)}
+
+    targets = objective.combine_targets(
+        {layer: random(layer, height, width, None) for layer in content},
+        [{layer: random_style(layer) for layer in style} for _ in range(2)],
+        masks=masks,
+        **options,
+    )
+    args = noise(height, width), params, targets
+    ones = [dict.fromkeys(layers, jnp.ones(())) for layers in (content, style)]
+    (_, terms), _ = whole(*args, LossWeights(*jnp.ones(3), *ones))
+    content_layers = {layer: 1 / terms[f"content/{layer}"] for layer in content}
+    style_layers = {layer: 1 / terms[f"style/{layer}"] for layer in style}
+    return *args, LossWeights(1.0, 1.0, 1 / terms["tv"], content_layers, style_layers)
+
+
+def error(found, expected):
     """The largest difference as a share of the largest number."""
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     return float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
 
 
 def assert_same(found, expected, tolerance=1e-4):
-    (total, parts), gradient = found
-    (expected_total, expected_parts), expected_gradient = expected
+    (total, terms), gradient = found
+    (expected_total, expected_terms), expected_gradient = expected
     assert total == pytest.approx(float(expected_total), rel=tolerance)
-    assert set(parts) == set(expected_parts)
-    for name, part in parts.items():
-        assert part == pytest.approx(float(expected_parts[name]), rel=tolerance), name
-    assert off_by(gradient, expected_gradient) < tolerance
+    assert set(terms) == set(expected_terms)
+    for name, term in terms.items():
+        assert term == pytest.approx(float(expected_terms[name]), rel=tolerance), name
+    assert error(gradient, expected_gradient) < tolerance
+
+
+def soft_masks(height, width):
+    return jnp.stack([noise(height, width, 4)[..., 0], noise(height, width, 5)[..., 1]])
 
 
 # --- value and gradient --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "tile", "options"),
+    ("height", "width", "tile", "content", "style", "options"),
     [
-        (32, 48, 16, {}),
-        (45, 59, 16, {"pooling": "average", "padding": "same", "form": "paper"}),
-        (53, 38, 32, {"pooling": "l2", "masks": pixels(2, 53 * 38, 4)[..., 0].reshape(2, 53, 38)}),
-        (21, 33, 48, {"padding": "same"}),  # smaller than a tile
-        (19, 70, 32, {}),  # one row of tiles
+        (45, 59, 16, CONTENT, STYLE, {"pooling": "average", "statistic": Gram("none")}),
+        (53, 38, 32, CONTENT, STYLE, {"pooling": "l2", "masks": soft_masks(53, 38)}),
+        (21, 33, 48, (), FEW, {"padding": "same"}),  # smaller than a tile
+        (19, 50, 32, FEW, (), {}),  # one row of tiles
+        (20, 34, 16, (), (), {}),
+        (33, 37, 16, (), FEW, {"statistic": ChannelMean(), "masks": soft_masks(33, 37)}),
     ],
 )
-def test_value_and_gradient_are_the_whole_pictures(vgg16, height, width, tile, options):
-    targets = targets_of(vgg16, height, width, **options)
-    arguments = (pixels(height, width), vgg16, targets, WEIGHTS)
-    assert_same(by_tiles(tile)(*arguments), whole(*arguments))
+def test_value_and_gradient_are_those_of_the_whole_image(
+    height, width, tile, content, style, options
+):
+    args = problem(NETWORK, height, width, content, style, **options)
+    assert_same(tiled(tile)(*args), whole(*args))
 
 
-def test_the_deepest_layers_of_the_deeper_network(vgg19):
-    content, style = {"relu4_2": 1.0}, {"relu5_1": 1.0}
-    weights = LossWeights(1.0, 1.0, 0.0, content, style)
-    targets = targets_of(vgg19, 20, 70, content_layers=("relu4_2",), style_layers=("relu5_1",))
-    arguments = (pixels(20, 70), vgg19, targets, weights)
-    assert_same(by_tiles(32)(*arguments), whole(*arguments))
-
-
-@pytest.mark.parametrize("kind", ["content", "style", "neither"])
-def test_parts_that_are_not_wanted(vgg16, kind):
-    content = ("relu1_1",) if kind == "content" else ()
-    style = ("conv1_2",) if kind == "style" else ()
-    targets = targets_of(vgg16, 20, 34, content_layers=content, style_layers=style)
-    layers = (dict.fromkeys(content, 1.0), dict.fromkeys(style, 1.0))
-    arguments = (pixels(20, 34), vgg16, targets, LossWeights(1.0, 1.0, 1.0, *layers))
-    assert_same(by_tiles(16)(*arguments), whole(*arguments))
-
-
-FEW = {"relu1_1": 0.3, "conv2_1": 1.0}
-FEW_WEIGHTS = LossWeights(1.0, 1.0, 0.5, FEW, FEW)
+def test_the_deepest_layers_of_vgg19():
+    args = problem(thin_network("vgg19"), 17, 50, ["relu4_2"], ["relu5_1"])
+    assert_same(tiled(32)(*args), whole(*args))
 
 
 @pytest.fixture(scope="module")
-def few(vgg16):
-    """A picture and the loss' other arguments, at two shallow layers."""
-    targets = targets_of(vgg16, 21, 34, content_layers=tuple(FEW), style_layers=tuple(FEW))
-    return pixels(21, 34), vgg16, targets, FEW_WEIGHTS
+def few():
+    """A problem at two shallow layers."""
+    return problem(NETWORK, 21, 34, FEW, FEW)
 
 
-def test_half_precision_is_as_near_as_its_rounding(vgg16):
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), vgg16)
-    targets = targets_of(half, 21, 34, content_layers=("relu1_2",), style_layers=("conv1_2",))
-    weights = LossWeights(1.0, 1.0, 0.0, {"relu1_2": 1.0}, {"conv1_2": 1.0})
-    arguments = (pixels(21, 34), half, targets, weights)
-    assert_same(by_tiles(16)(*arguments), whole(*arguments), 0.02)
+def test_bfloat16_differs_by_its_rounding_only():
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), NETWORK)
+    args = problem(half, 18, 20, ["relu1_1"], ["conv1_1"])
+    assert_same(tiled(16)(*args), whole(*args), 0.02)
 
 
-# --- what it takes -------------------------------------------------------------------------------
+def test_the_halo_and_the_zeros_outside_of_the_image_are_needed(monkeypatch):
+    args = problem(NETWORK, 21, 37, ["relu1_2"], ["conv2_1"])
+    _, expected = whole(*args)
+    for target, name, replacement in (
+        (tiling, "receptive_radius", lambda *args: receptive_radius(*args) - 2),
+        (PatchWindow, "zero_outside", lambda window, x: x),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, replacement)
+            _, gradient = tiled(16)(*args)
+        assert error(gradient, expected) > 1e-3, name
 
 
-@pytest.fixture(scope="module")
-def odd(vgg16):
-    """A picture whose tiles reach beyond its border, and its gradient."""
-    arguments = (pixels(45, 59), vgg16, targets_of(vgg16, 45, 59), WEIGHTS)
-    return arguments, whole(*arguments)[1]
-
-
-def anew(arguments):
-    """The gradient, traced anew with what has been replaced."""
-    return jax.jit(jax.grad(partial(tiling.loss, tile=16), has_aux=True))(*arguments)[0]
-
-
-def test_a_halo_of_one_stride_less_would_not_do(odd, monkeypatch):
-    arguments, expected = odd
-    monkeypatch.setattr(tiling, "reach", lambda *known: reach(*known) - 4)
-    assert off_by(anew(arguments), expected) > 1e-3
-
-
-def test_activations_outside_of_the_picture_would_count(odd, monkeypatch):
-    arguments, expected = odd
-    monkeypatch.setattr(Window, "clear", lambda window, x: x)
-    assert off_by(anew(arguments), expected) > 1e-3
-
-
-def test_one_gram_matrix_a_tile_is_another_loss(vgg16):
-    """Halves that are unlike each other, and a style that is the picture's own: as a whole."""
-    image = jnp.concatenate([pixels(16, 16), jnp.ones((16, 16, 3))], axis=1)
-    layers = {"conv1_1": 1.0}
-    targets = objective.make_targets(vgg16, None, [image], style_layers=tuple(layers))
-    weights = LossWeights(style_layers=layers)
-    (together, _), _ = by_tiles(16)(image, vgg16, targets, weights)
-    apart = [whole(half, vgg16, targets, weights)[0][0] for half in jnp.split(image, 2, 1)]
-    assert together < 1e-6 * min(apart)
-
-
-@pytest.mark.parametrize(("model", "tap"), [("vgg16", "conv3_3"), ("vgg19", "relu4_2")])
-def test_reach_is_as_far_as_a_position_sees(request, model, tap):
-    """With positive weights every pixel that can be seen has a gradient."""
-    params = jax.tree.map(jnp.abs, request.getfixturevalue(model))
-    size, far = 2 ** poolings(tap), reach(model, [tap])
-
-    def seen(image):
-        features = VGG(params, pooling="average", padding="same")(image, [tap])[tap]
-        return features[far // size + 1].sum()
-
-    rows = (
-        jnp.abs(jax.jit(jax.grad(seen))(pixels(2 * far + 3 * size, size))).sum((1, 2)).nonzero()[0]
-    )
-    first = (far // size + 1) * size
-    assert (rows.min(), rows.max()) == (first - far, first + size - 1 + far)
-
-
-def test_memory_is_a_tiles(vgg16):
-    """Four times the picture takes some more of what is as large as it, but as few activations."""
+def test_memory_is_that_of_one_tile(vgg16):
+    """An image four times as large takes more for what has its size, but not for activations."""
 
     def planned(size):
         image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
         layers = {"relu2_1": 1.0}
         targets = Targets({}, {"relu2_1": jax.ShapeDtypeStruct((128, 128), jnp.float32)})
-        weights = LossWeights(style_layers=layers)
-        lowered = by_tiles(64).lower(image, vgg16, targets, weights)
+        lowered = tiled(64).lower(image, vgg16, targets, LossWeights(style_layers=layers))
         return lowered.compile().memory_analysis().temp_size_in_bytes, image.size * 4
 
     small, small_image = planned(256)
@@ -185,47 +163,47 @@ def test_memory_is_a_tiles(vgg16):
     assert large - small < 12 * (large_image - small_image)  # of 64 channels it would be 64 times
 
 
-# --- transformations -----------------------------------------------------------------------------
+# --- in other functions --------------------------------------------------------------------------
 
 
-def test_vmap_equals_single_calls(few):
+def test_vmap_equals_one_image_at_a_time(few):
     image, *rest = few
     images = jnp.stack([image, 1 - image])
-    totals, gradients = jax.vmap(by_tiles(16), (0, None, None, None))(images, *rest)
+    found = jax.vmap(tiled(16), (0, None, None, None))(images, *rest)
     for i in range(2):
-        found = jax.tree.map(lambda x, i=i: x[i], (totals, gradients))
-        assert_same(found, whole(images[i], *rest))
+        assert_same(jax.tree.map(lambda x, i=i: x[i], found), whole(images[i], *rest))
 
 
-def test_the_loop_and_its_line_search_take_it(few):
-    image, *rest = few
-    run = partial(minimise, start=image, args=tuple(rest), optimizer=optax.lbfgs(), steps=3)
-    expected, found = run(objective.loss), run(tiling.loss_by_tiles(16))
-    for one, other in zip(found.history, expected.history, strict=True):
-        assert one["total"] == pytest.approx(other["total"], rel=1e-4)
+def test_a_line_search_takes_the_tiled_loss():
+    image, *args = problem(NETWORK, 18, 20, (), ["relu1_1"])
+    options = {"optimizer": optax.lbfgs(), "steps": 3}
+    result = minimize(tiled_loss_fn(16), image, tuple(args), **options)
+    (total, _), _ = whole(result.image, *args)
+    assert result.history["total"][-1] == pytest.approx(float(total), rel=1e-4)
+    assert total < 0.9 * whole(image, *args)[0][0]
 
 
-def test_the_same_tile_size_is_the_same_loss():
-    assert tiling.loss_by_tiles(32) is tiling.loss_by_tiles(32)
-    assert tiling.loss_by_tiles(32) is not tiling.loss_by_tiles(48)
+def test_one_tile_size_is_one_function_without_constants(few):
+    """So the optimization compiles it once."""
+    assert tiled_loss_fn(32) is tiled_loss_fn(32) is not tiled_loss_fn(48)
+    jaxpr = jax.make_jaxpr(tiled(16))(*few)
+    assert sum(np.size(constant) for constant in jaxpr.consts) < 100
 
 
-def test_no_array_is_a_constant_of_the_program(few):
-    program = jax.make_jaxpr(by_tiles(16))(*few)
-    assert sum(np.size(constant) for constant in program.consts) < 100
+# --- features and targets ------------------------------------------------------------------------
 
 
-# --- targets -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("tile", "masked"), [(16, True), (64, False)])
-def test_targets_are_the_whole_pictures(vgg16, tile, masked):
-    masks = jnp.stack([pixels(33, 50, 4)[..., 0]] * 2) if masked else None
-    make = partial(targets_of, vgg16, 33, 50, masks=masks, style_weights=(1.0, 3.0))
-    found, expected = make(make=partial(tiling.make_targets, tile=tile)), make()
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert off_by(one, other) < 1e-5
+@pytest.mark.parametrize("tile", [16, 64])
+def test_features_and_style_targets_are_those_of_the_whole_image(tile):
+    network, image = VGG(NETWORK), noise(21, 35)
+    pairs = [(tiling.tiled_features(network, image, FEW, tile=tile), network(image, FEW))]
+    for statistic in (Gram(), ChannelMean()):
+        found = tiled_style_targets(network, image, FEW, statistic, tile=tile)
+        pairs.append((found, objective.style_targets(network, image, FEW, statistic)))
+    for found, expected in pairs:
+        errors = jax.tree.map(error, found, expected)
+        assert set(errors) == set(FEW)
+        assert max(jax.tree.leaves(errors)) < 1e-5
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -233,23 +211,26 @@ def test_targets_are_the_whole_pictures(vgg16, tile, masked):
 
 @pytest.mark.parametrize("tile", [0, -16, 8, 40])
 def test_a_tile_that_is_no_multiple_of_16_is_refused(few, tile):
-    with pytest.raises(InputError, match=f"tile of {tile} pixels; give a multiple of 16"):
-        tiling.loss(*few, tile=tile)
+    with pytest.raises(InputError, match=f"tile is {tile} pixels; give a multiple of 16"):
+        tiled_loss(*few, tile=tile)
 
 
-def test_a_content_of_another_size_is_refused(few):
-    image, *rest = few
+def test_a_statistic_that_is_not_additive_is_refused(few):
+    image, params, targets, weights = few
+    with pytest.raises(InputError, match=r"ChannelMax\(\) cannot be measured tile by tile"):
+        tiled_loss(image, params, replace(targets, statistic=ChannelMax()), weights, tile=16)
+    with pytest.raises(InputError, match=r"ChannelMax\(\) cannot be measured tile by tile"):
+        tiled_style_targets(VGG(params), image, ["relu1_1"], ChannelMax(), tile=16)
+
+
+def test_arguments_that_do_not_fit_each_other_are_refused(few):
+    image, params, targets, weights = few
     with pytest.raises(InputError, match="content of the image's size"):
-        tiling.loss(image[:16], *rest, tile=16)
-
-
-def test_weights_of_other_layers_are_refused(few):
+        tiled_loss(image[:16], params, targets, weights, tile=16)
     with pytest.raises(InputError, match="content weights name the layers"):
-        tiling.loss(*few[:3], LossWeights(), tile=16)
-
-
-def test_a_picture_too_small_for_a_layer_is_refused(vgg16):
-    targets = Targets({}, {"relu3_1": jnp.ones((256, 256))})
-    weights = LossWeights(style_layers={"relu3_1": 1.0})
-    with pytest.raises(InputError, match="40x3 pixels is too small for conv3_1"):
-        tiling.loss(pixels(3, 40), vgg16, targets, weights, tile=16)
+        tiled_loss(image, params, targets, LossWeights(), tile=16)
+    layers = {"relu3_1": 1.0}
+    with pytest.raises(InputError, match="40x3 pixels is too small for relu3_1"):
+        tiled_loss(
+            noise(3, 40), params, Targets({}, layers), LossWeights(style_layers=layers), tile=16
+        )

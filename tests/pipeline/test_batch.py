@@ -1,10 +1,8 @@
-"""Many styles of one photo: each picture is what its style alone would give."""
+"""Many images of one content: each is what its style alone would give."""
 
-from functools import partial
-from pathlib import Path
+from contextlib import closing
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,247 +10,300 @@ import pytest
 from nst_jax import (
     DivergedError,
     InputError,
-    LossWeights,
-    Settings,
-    Targets,
-    TooLargeError,
-    loss,
-    make_targets,
-    minimise,
-    minimise_each,
+    MemoryLimitError,
+    interpolate_styles,
+    prepare_job,
+    run,
     stylize,
-    stylize_each,
+    stylize_many,
 )
-from nst_jax.models.weights import load as weights
-from nst_jax.pipeline import job, plan, targets
-from nst_jax.pipeline import runner as painting
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-CAT = EXAMPLES / "cat.jpg"
-STYLES = [EXAMPLES / f"{name}.jpg" for name in ("swirls", "mosaic", "ink")]
-SMALL = {
-    "size": 48,
-    "steps": 4,
-    "model": "vgg16",
-    "dtype": "float32",
-    "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
-    "content_layers": {"relu2_2": 1.0},
-}
+from nst_jax.pipeline import checkpoint as checkpoints
+from nst_jax.pipeline import planning, runner
+from nst_jax.pipeline.api import many_styles_job
+from nst_jax.settings import override
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """Each style by itself, by optimizer."""
-    return {
-        optimizer: [stylize(CAT, style, **SMALL, optimizer=optimizer) for style in STYLES]
-        for optimizer in ("adam", "lbfgs")
-    }
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "job.checkpoint"
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "batch"), [("adam", None), ("adam", 2), ("adam", 5), ("lbfgs", None)]
-)
-def test_each_picture_is_that_of_its_style_alone(alone, optimizer, batch):
-    together = list(stylize_each(CAT, STYLES, **SMALL, optimizer=optimizer, batch=batch))
-    assert len(together) == len(STYLES)
-    for got, want in zip(together, alone[optimizer], strict=True):
-        np.testing.assert_allclose(got.image, want.image, atol=2e-3)
-        assert got.settings["styles"] == want.settings["styles"]
-        assert [e.keys() for e in got.history] == [e.keys() for e in want.history]
-        for ours, theirs in zip(got.history, want.history, strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-3)
+@pytest.fixture
+def three(content, styles, small):
+    """The job of the three styles."""
+    return many_styles_job(content, styles, override(None, small))
 
 
-def test_pictures_side_by_side_agree_in_bfloat16(alone):
-    half = SMALL | {"dtype": "bfloat16", "optimizer": "adam"}
-    together = stylize_each(CAT, STYLES, **half, batch=3)
-    for got, style in zip(together, STYLES, strict=True):
-        want = stylize(CAT, style, **half)
-        assert got.history[-1]["total"] == pytest.approx(want.history[-1]["total"], rel=2e-2)
-        assert np.abs(got.image - want.image).mean() < 5e-3
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Choose batch sizes as on a GPU."""
+    monkeypatch.setattr(planning.jax, "default_backend", lambda: "gpu")
+
+
+def assert_same(results, expected, atol=0.0):
+    for result, alone in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result.image, alone.image, atol=atol)
+        assert result.metadata["styles"] == alone.metadata["styles"]
+        assert list(result.history) == list(alone.history)
+        for name, column in alone.history.items():
+            np.testing.assert_allclose(result.history[name], column, rtol=1e-3 if atol else 0)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_two_at_a_time_are_the_same_pictures_bit_for_bit(alone, optimizer):
+def test_one_after_another_they_are_the_same_bit_for_bit(content, styles, small, alone, optimizer):
     seen = []
-    together = stylize_each(CAT, STYLES, **SMALL, optimizer=optimizer, on_progress=seen.append)
-    for got, want in zip(together, alone[optimizer], strict=True):
-        np.testing.assert_array_equal(got.image, want.image)
-        assert got.history == want.history
-    assert {now.picture for now in seen} == {0, 1, 2}
-    assert all(now.image.ndim == 3 for now in seen)
+    results = stylize_many(
+        content,
+        styles,
+        **small | {"optimizer": optimizer},
+        on_progress=lambda progress: seen.append((progress.index, progress.image.shape)),
+    )
+    assert_same(results, alone[optimizer])
+    assert {index for index, _ in seen} == {0, 1, 2}
+    assert {shape for _, shape in seen} == {(26, 34, 3), (36, 48, 3)}
 
 
-def test_two_at_a_time_only_where_both_fit(monkeypatch, alone):
-    def in_threads(*args):
-        raise AssertionError("two do not fit")
-
-    monkeypatch.setattr(painting, "in_threads", in_threads)
-    settings = Settings(**SMALL, optimizer="adam")
-    needed = plan.choose(job.prepare(CAT, STYLES, settings), 0).needed
-    made = stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{1.9 * needed / 1e3}KB")
-    for got, want in zip(made, alone["adam"], strict=True):
-        np.testing.assert_array_equal(got.image, want.image)
-    with pytest.raises(AssertionError, match="do not fit"):
-        list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam", memory=f"{2.1 * needed / 1e3}KB"))
+def test_in_a_batch_they_are_the_same_up_to_rounding(three, alone):
+    """The last batch has the one image that is left over."""
+    results, seen = [], set()
+    for progress in run(three, batch_size=2):
+        shape = progress.image.shape
+        seen.add((progress.index, progress.batch_size, progress.is_last, shape))
+        results += progress.results() if progress.done else []
+    assert_same(results, alone["adam"], atol=2e-3)
+    assert {entry[:3] for entry in seen} == {(0, 2, False), (2, 1, True)}
+    assert {entry[3] for entry in seen if entry[1] == 2} == {(2, 26, 34, 3), (2, 36, 48, 3)}
 
 
-def test_memory_that_has_gone_since_is_for_one_at_a_time(monkeypatch, alone):
-    """Another program took it after the first picture."""
-
-    def in_threads(paint, pictures, threads, on_progress):
-        yield paint(0, lambda now: None)
-        raise TooLargeError("too large")
-
+def test_an_image_comes_when_it_is_finished(content, styles, small):
     seen = []
-    monkeypatch.setattr(painting, "in_threads", in_threads)
-    made = stylize_each(CAT, STYLES, **SMALL, optimizer="adam", on_progress=seen.append)
-    for got, want in zip(made, alone["adam"], strict=True):
-        np.testing.assert_array_equal(got.image, want.image)
-    assert {now.picture for now in seen} == {1, 2}
+    results = stylize_many(content, styles, **small, on_progress=lambda p: seen.append(p.index))
+    assert next(results).metadata["steps_done"] == 8
+    assert set(seen) == {0}
 
 
-@pytest.mark.parametrize("batch", [None, 1, 2])
-def test_the_content_is_seen_once_and_one_loop_is_compiled(monkeypatch, compilations, batch):
+def test_one_style_need_not_be_a_list(content, small, alone, files):
+    (result,) = stylize_many(content, files / "styles" / "coffee.png", **small)
+    np.testing.assert_array_equal(result.image, alone["adam"][0].image)
+
+
+def test_a_stop_gives_the_image_so_far_and_no_further_one(content, styles, small):
+    for step, number, stopped in ((6, 2, True), (8, 2, False)):  # at the last step it is finished
+
+        def on_progress(progress, step=step):
+            return progress.index == 1 and progress.step >= step
+
+        results = list(
+            stylize_many(content, styles, **small, on_progress=on_progress, callback_every=2)
+        )
+        assert len(results) == number
+        assert results[-1].metadata["stopped"] == stopped
+
+
+# --- mixes ---------------------------------------------------------------------------------------
+
+
+def test_an_interpolation_goes_from_the_first_style_to_the_last(content, styles, small, alone):
+    first, middle, last = interpolate_styles(content, styles[:2], **small, num_images=3)
+    assert_same([first, last], alone["adam"][:2])
+    mixed = stylize(content, styles[:2], **small, style_weights=(1.0, 1.0))
+    np.testing.assert_array_equal(middle.image, mixed.image)
+    assert middle.metadata["style_weights"] == mixed.metadata["style_weights"] == [0.5, 0.5]
+    assert len(middle.metadata["styles"]) == 2
+
+
+def test_an_interpolation_passes_every_style_in_equal_steps(content, styles, one_level):
+    settings = one_level | {"steps": 0}
+    results = interpolate_styles(content, styles, **settings, num_images=5)
+    weights = [result.metadata.get("style_weights") for result in results]
+    assert weights == [None, [0.5, 0.5], None, [0.5, 0.5], None]
+
+
+@pytest.mark.parametrize(("num_styles", "num_images"), [(1, 3), (2, 1)])
+def test_an_interpolation_needs_two_styles_and_two_images(
+    content, styles, small, num_styles, num_images
+):
+    with pytest.raises(InputError, match=f"{num_styles} styles and {num_images} images; give at"):
+        next(interpolate_styles(content, styles[:num_styles], **small, num_images=num_images))
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_the_memory_limit_leads_to_tiles_for_many_images_as_for_one(
+    content, styles, large, bytes_of_levels
+):
+    """At the finer level alone; each level is planned for each image."""
+    job = many_styles_job(content, styles[:2], override(None, large))
+    coarse, fine = bytes_of_levels(job)
+    limited = large | {"memory_limit": fine - 1}
+    tiles = set()
+
+    def on_progress(progress):
+        (result,) = progress.results()
+        tiles.add((progress.index, progress.level, result.metadata["tile"]))
+
+    results = list(stylize_many(content, styles[:2], **limited, on_progress=on_progress))
+    assert coarse < fine
+    assert tiles == {(0, 0, None), (0, 1, 32), (1, 0, None), (1, 1, 32)}
+    assert_same(results, [stylize(content, style, **large) for style in styles[:2]], atol=2e-3)
+    assert_same(results[1:], [stylize(content, styles[1], **limited)])
+
+
+def test_a_limit_that_no_tile_meets_is_refused(content, styles, small):
+    with pytest.raises(MemoryLimitError, match="34x26 pixels, even in tiles: this needs about"):
+        next(stylize_many(content, styles, **small, memory_limit="2MB"))
+
+
+def test_a_batch_that_was_asked_for_is_not_changed(content, styles, small, three, bytes_of_levels):
+    limit = bytes_of_levels(three)[1]
+    with pytest.raises(MemoryLimitError, match="2 images in one batch: .* or a smaller batch_size"):
+        list(stylize_many(content, styles, **small, memory_limit=limit, batch_size=2))
+
+
+@pytest.mark.usefixtures("as_on_a_gpu", "small_tiles")
+def test_a_batch_is_as_large_as_the_memory_allows(content, styles, small, three, bytes_of_levels):
+    needed = bytes_of_levels(three)[1]
+    for limit, size in (
+        (None, 3),
+        (3 * needed, 3),
+        (2.5 * needed, 2),
+        (needed, 1),
+        (needed - 1, 1),
+    ):
+        limited = small | {"memory_limit": limit and int(limit)}
+        job = many_styles_job(content, styles, override(None, limited))
+        assert planning.choose_batch_size(job) == size
+    lbfgs = many_styles_job(content, styles, override(None, small | {"optimizer": "lbfgs"}))
+    assert planning.choose_batch_size(lbfgs) == 1
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_batch_that_does_not_fit_after_all_is_halved(three, alone, monkeypatch):
+    batches = []
+
+    class TooLarge(runner._Batch):
+        def run(self, callback_every, saved):
+            batches.append(len(self.mixes))
+            if len(self.mixes) > 1:
+                raise MemoryLimitError("too large")
+            return super().run(callback_every, saved)
+
+    monkeypatch.setattr(runner, "_Batch", TooLarge)
+    results = [progress.results()[0] for progress in run(three) if progress.done]
+    assert batches == [3, 2, 1, 1, 1]
+    assert_same(results, alone["adam"], atol=1e-4)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def test_a_job_resumes_in_the_middle_of_its_second_image(content, styles, small, alone, path):
+    options = {"checkpoint": path, "callback_every": 1}
+    first, part = stylize_many(
+        content,
+        styles,
+        **small,
+        **options,
+        on_progress=lambda progress: progress.index == 1 and progress.step == 5,
+    )
+    assert (first.metadata["stopped"], part.metadata["stopped"]) == (False, True)
     seen = []
-
-    def noting(jitted, *args, static, **named):
-        seen.append(static["content_layers"])
-        return jitted.lower(*args, **named, **static).compile()
-
-    monkeypatch.setattr(targets, "compile_to_fit", noting)
-    size = 40 + 2 * (batch or 0)  # not compiled before
-    list(stylize_each(CAT, STYLES, **SMALL | {"size": size, "optimizer": "adam"}, batch=batch))
-    assert [bool(layers) for layers in seen] == [True, False, False, False]
-    assert compilations().count("jit(_chunk)") == 1
-
-
-def test_pictures_come_as_they_are_done():
-    pictures = stylize_each(CAT, [STYLES[0], STYLES[1]], **SMALL)
-    first = next(pictures)
-    assert first.settings["styles"] == ["swirls.jpg"]
-    assert first.settings["steps_done"] == 4
+    resumed = stylize_many(
+        content,
+        styles,
+        **small,
+        **options,
+        resume=True,
+        on_progress=lambda progress: seen.append((progress.index, progress.step)),
+    )
+    assert_same(resumed, alone["adam"][1:])
+    assert seen == [(1, step) for step in (6, 7, 8)] + [(2, step) for step in range(1, 9)]
+    assert not path.exists()
 
 
-def test_memory_halves_the_batch_until_it_fits(monkeypatch, alone):
-    asked = []
-
-    def minimise_each(loss, images, *rest, **options):
-        asked.append(len(images))
-        if len(images) > 1:
-            raise TooLargeError("too large")
-        raise AssertionError("one picture needs no batch")
-
-    monkeypatch.setattr(painting, "minimise_each", minimise_each)
-    monkeypatch.setattr(painting.jax, "default_backend", lambda: "gpu")
-    made = list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam"))
-    assert asked == [3, 2]
-    for got, want in zip(made, alone["adam"], strict=True):  # whose kernels are in a CPU's form
-        np.testing.assert_allclose(got.image, want.image, atol=1e-5)
+def test_a_finished_image_comes_again_if_the_caller_stops_there(three, alone, path):
+    """Only the caller knows whether it was written."""
+    with closing(run(three, checkpoint=path)) as progresses:
+        for progress in progresses:
+            if progress.done:
+                break
+    saved = checkpoints.load(path, three)
+    assert (saved.index, saved.num_images, saved.level) == (0, 1, 1)
+    results = [p.results()[0] for p in run(three, checkpoint=path, resume=True) if p.done]
+    assert_same(results, alone["adam"])
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", optax.lbfgs(memory_size=2)], ids=["name", "own"])
-def test_a_line_search_goes_one_by_one_on_every_device(monkeypatch, optimizer):
-    monkeypatch.setattr(painting.jax, "default_backend", lambda: "gpu")
-    made = list(stylize_each(CAT, STYLES[:2], **SMALL, optimizer=optimizer))
-    assert [result.settings["styles"] for result in made] == [["swirls.jpg"], ["mosaic.jpg"]]
+def test_a_checkpoint_finds_its_image_among_the_rest_of_the_styles(
+    content, styles, small, three, alone, path
+):
+    """The first style is finished and no longer part of the job."""
+    with closing(run(three, checkpoint=path, callback_every=1)) as progresses:
+        next(p for p in progresses if (p.index, p.step) == (1, 5))
+    settings = override(None, small)
+    rest = many_styles_job(content, [styles[2], styles[1]], settings)
+    indices = [checkpoints.index_of(path, job) for job in (three, rest)]
+    assert indices == [1, 1]
+    assert checkpoints.index_of(path, prepare_job(content, styles[2], settings)) is None
+    results = [p.results()[0] for p in run(rest, checkpoint=path, resume=True) if p.done]
+    assert_same(results, [alone["adam"][1]])
 
 
-def test_one_style_need_not_be_a_list(alone):
-    (made,) = stylize_each(CAT, STYLES[0], **SMALL, optimizer="adam")
-    np.testing.assert_array_equal(made.image, alone["adam"][0].image)
+def test_a_batch_resumes_as_a_batch(three, path):
+    whole = [r for p in run(three, batch_size=2) if p.done for r in p.results()]
+    with closing(run(three, batch_size=2, checkpoint=path, callback_every=1)) as progresses:
+        next(p for p in progresses if p.step == 5)
+    resumed = run(three, checkpoint=path, resume=True)
+    assert_same([r for p in resumed if p.done for r in p.results()], whole)
 
 
-def test_a_batch_that_was_asked_for_is_not_changed(monkeypatch):
-    def minimise_each(*args, **options):
-        raise TooLargeError("too large")
+def test_the_batch_of_a_checkpoint_that_no_longer_fits_is_refused(three, path, monkeypatch):
+    with closing(run(three, batch_size=2, checkpoint=path, callback_every=1)) as progresses:
+        next(p for p in progresses if p.step == 5)
 
-    monkeypatch.setattr(painting, "minimise_each", minimise_each)
-    with pytest.raises(TooLargeError):
-        list(stylize_each(CAT, STYLES, **SMALL, optimizer="adam", batch=2))
+    def refuse(*args, **options):
+        raise MemoryLimitError("too large")
+
+    monkeypatch.setattr(runner, "compile_within_limit", refuse)
+    with pytest.raises(MemoryLimitError, match="too large, or start without resume"):
+        list(run(three, checkpoint=path, resume=True))
+
+
+# --- what fails ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "message"),
     [
-        ({"batch": 0}, "batch is 0"),
-        ({"style_weights": (1, 2, 3)}, "blend styles into one"),
-        ({"batch": 2, "optimizer": "lbfgs"}, "one picture at a time"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number from 1 up"),
+        ({"batch_size": 2, "optimizer": "lbfgs"}, "give a batch_size of 1, or an optimizer such"),
         ({"sise": 3}, "no setting 'sise'"),
     ],
 )
-def test_what_cannot_be_done_is_refused(changes, message):
+def test_what_cannot_run_is_refused(content, styles, small, options, message):
     with pytest.raises(InputError, match=message):
-        list(stylize_each(CAT, STYLES, **SMALL | changes))
+        next(stylize_many(content, styles, **small | options))
 
 
-def test_a_style_that_cannot_be_read_is_refused_before_anything_is_painted():
+def test_a_style_that_cannot_be_read_is_refused_before_the_first_image(content, styles, small):
     with pytest.raises(InputError, match=r"none\.jpg"):
-        next(stylize_each(CAT, [STYLES[0], "none.jpg"], **SMALL))
+        next(stylize_many(content, [styles[0], "none.jpg"], **small))
 
 
-@pytest.mark.parametrize("batch", [None, 1, 3])
-def test_divergence_keeps_the_last_good_pictures(batch):
-    diverging = optax.chain(optax.sgd(1.0), optax.scale(float("nan")))
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_divergence_gives_the_last_finite_image_of_each(content, styles, one_level, batch_size):
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda g: g * np.nan, updates), state
+
+    diverging = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     with pytest.raises(DivergedError) as caught:
-        list(stylize_each(CAT, STYLES, **SMALL, optimizer=diverging, batch=batch))
-    results = caught.value.result if batch == 3 else [caught.value.result]
-    assert [r.settings["styles"][0] for r in results] == [s.name for s in STYLES[: batch or 1]]
-    assert all(np.isfinite(result.image).all() for result in results)
-
-
-# --- the loop itself -----------------------------------------------------------------------------
-
-
-def valley(image, goal, scale):
-    distance = jnp.square(image - goal).sum()
-    return scale * distance, {"distance": distance}
-
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_minimise_each_equals_minimise(k):
-    goals = jax.random.uniform(jax.random.key(0), (k, 4, 5, 3))
-    starts = jax.random.uniform(jax.random.key(1), (k, 4, 5, 3))
-    options = {"optimizer": optax.adam(0.05), "steps": 7}
-    seen = []
-    outcomes = minimise_each(
-        valley, starts, goals, (2.0,), **options, on_progress=lambda p: seen.append(p) and None
-    )
-    assert len(outcomes) == k
-    for i, got in enumerate(outcomes):
-        want = minimise(valley, starts[i], (goals[i], 2.0), **options)
-        np.testing.assert_allclose(got.image, want.image, atol=1e-6)
-        assert got.history == [pytest.approx(entry, rel=1e-5) for entry in want.history]
-    losses = [entry for progress in seen for entry in progress.losses]
-    assert seen[-1].image.shape == (k, 4, 5, 3)
-    for i, entry in enumerate(losses):
-        mean = np.mean([outcome.history[i]["total"] for outcome in outcomes])
-        assert (entry["step"], entry["total"]) == (i + 1, pytest.approx(mean))
-
-
-def test_minimise_each_differentiates_the_objective_of_each_style():
-    """The same with the real objective, whose targets differ in their Gram matrices alone."""
-    params = jax.tree.map(jnp.asarray, weights.resolve("vgg16").params)
-    content = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    styles = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
-    layers = {"content_layers": ("relu2_1",), "style_layers": ("relu1_1",)}
-    targets = [make_targets(params, content, [style], **layers) for style in styles]
-    weighting = LossWeights(1.0, 1.0, 0.0, {"relu2_1": 1.0}, {"relu1_1": 1.0})
-
-    def of_style(image, style, shared):
-        own = Targets(shared.content, style)
-        return loss(image, params, own, weighting)
-
-    stacked = jax.tree.map(lambda *grams: jnp.stack(grams), *(t.style for t in targets))
-    optimizer = optax.sgd(1.0)
-    step = partial(minimise_each, optimizer=optimizer, steps=1)
-    outcomes = step(of_style, jnp.stack([content] * 2), stacked, (targets[0],))
-    for got, target in zip(outcomes, targets, strict=True):
-        want = minimise(loss, content, (params, target, weighting), optimizer=optimizer, steps=1)
-        np.testing.assert_allclose(got.image, want.image, atol=1e-5)
-
-
-def test_a_line_search_takes_one_picture_at_a_time():
-    starts = jnp.zeros((2, 4, 4, 3))
-    with pytest.raises(InputError, match="one picture at a time"):
-        minimise_each(valley, starts, starts, (1.0,), optimizer=optax.lbfgs(), steps=3)
+        list(
+            stylize_many(
+                content, styles, **one_level | {"optimizer": diverging}, batch_size=batch_size
+            )
+        )
+    assert len(caught.value.results) == (batch_size or 1)
+    for result in caught.value.results:
+        assert np.isfinite(result.image).all()
+        assert (result.metadata["steps_done"], result.metadata["stopped"]) == (0, True)

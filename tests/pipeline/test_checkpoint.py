@@ -1,162 +1,176 @@
-"""A job that was stopped goes on as if nothing had happened."""
-
-import json
+"""A job that was stopped continues bit for bit."""
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from nst_jax import InputError, reconstruct, stylize, texture
-from nst_jax.pipeline import runner as painting
-
-SMALL = {
-    "size": 48,
-    "min_scale": 32,
-    "steps": (5, 9),
-    "model": "vgg16",
-    "dtype": "float32",
-    "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
-    "content_layers": {"relu2_2": 1.0},
-}
-
-
-def stopped(step, pictures, path, **options):
-    return stylize(
-        *pictures, **options, checkpoint=path, every=1, on_progress=lambda now: now.step >= step
-    )
+from nst_jax import InputError, prepare_job, reconstruct_content, stylize, synthesize_texture
+from nst_jax.pipeline import checkpoint as checkpoints
+from nst_jax.pipeline import runner
+from nst_jax.settings import override
 
 
 @pytest.fixture
-def pictures(cat, roofs):
-    return cat, roofs
+def path(tmp_path):
+    return tmp_path / "job.checkpoint"
 
 
 @pytest.fixture
-def kept(tmp_path, pictures):
-    """A checkpoint at the second scale."""
-    path = tmp_path / "kept.checkpoint"
-    stopped(7, pictures, path, **SMALL)
-    return path
+def stop_at(content, styles, small, path):
+    """Return a function that runs the small job up to a step and leaves a checkpoint."""
+
+    def stop(step, **options):
+        return stylize(
+            content,
+            styles[0],
+            **small | options,
+            checkpoint=path,
+            callback_every=1,
+            on_progress=lambda progress: progress.step >= step,
+        )
+
+    return stop
 
 
-@pytest.mark.parametrize("step", [3, 5, 8])
+@pytest.mark.parametrize("step", [2, 3, 6])
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_resumed_equals_uninterrupted(tmp_path, pictures, optimizer, step):
-    """Bit for bit: stopped at the first scale, at its end, and at the second."""
-    options, path = SMALL | {"optimizer": optimizer}, tmp_path / "kept"
-    whole = stylize(*pictures, **options)
-    part = stopped(step, pictures, path, **options)
-    assert part.settings["stopped"]
-    assert part.settings["steps_done"] == step
-    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+def test_resumed_equals_uninterrupted(
+    stop_at, content, styles, small, path, alone, optimizer, step
+):
+    """Stopped in the first level, at its end, and in the second."""
+    part = stop_at(step, optimizer=optimizer)
+    assert (part.metadata["stopped"], part.metadata["steps_done"]) == (True, step)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     steps = []
     resumed = stylize(
-        *pictures,
-        **options,
-        checkpoint=path,
+        content,
+        styles[0],
+        **small | {"optimizer": optimizer},
+        checkpoint=str(path),
         resume=True,
-        on_progress=lambda now: steps.extend(entry["step"] for entry in now.losses),
+        on_progress=lambda progress: steps.extend(progress.metrics.get("step", ())),
     )
-    np.testing.assert_array_equal(resumed.image, whole.image)
-    totals = [[entry["total"] for entry in made.history] for made in (resumed, whole)]
-    assert totals[0] == totals[1]
-    assert steps == list(range(step + 1, 15))
-    assert not resumed.settings["stopped"]
+    expected = alone[optimizer][0]
+    np.testing.assert_array_equal(resumed.image, expected.image)
+    np.testing.assert_array_equal(resumed.history["total"], expected.history["total"])
+    assert resumed.history["step"].tolist() == list(range(1, 9))
+    assert steps == list(range(step + 1, 9))
+    assert not resumed.metadata["stopped"]
     assert not path.exists()
 
 
-def test_a_job_can_be_stopped_again_and_again(tmp_path, pictures):
-    path = tmp_path / "kept"
-    stopped(2, pictures, path, **SMALL)
-    for step in (4, 7, 11):
-        stopped(step, pictures, path, **SMALL, resume=True)
-    resumed = stylize(*pictures, **SMALL, checkpoint=path, resume=True)
-    np.testing.assert_array_equal(resumed.image, stylize(*pictures, **SMALL).image)
+def test_a_job_can_be_stopped_again_and_again(stop_at, content, styles, small, path, alone):
+    stop_at(1)
+    for step in (2, 4, 7):
+        stop_at(step, resume=True)
+    resumed = stylize(content, styles[0], **small, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.image, alone["adam"][0].image)
 
 
-def test_textures_and_reconstructions_too(tmp_path, cat):
-    for make in (texture, reconstruct):
-        path = tmp_path / "kept"
-        options = SMALL | {"checkpoint": path, "steps": 6}
-        make(cat, **options, every=1, on_progress=lambda now: now.step >= 4)
-        plain = {name: value for name, value in options.items() if name != "checkpoint"}
-        resumed = make(cat, **options, resume=True)
-        np.testing.assert_array_equal(resumed.image, make(cat, **plain).image)
+@pytest.mark.parametrize("make", [synthesize_texture, reconstruct_content])
+def test_textures_and_reconstructions_resume_too(styles, one_level, path, make):
+    make(
+        styles[0],
+        **one_level,
+        checkpoint=path,
+        callback_every=1,
+        on_progress=lambda progress: progress.step >= 3,
+    )
+    resumed = make(styles[0], **one_level, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.image, make(styles[0], **one_level).image)
 
 
-def test_the_state_is_kept_at_intervals(tmp_path, pictures, monkeypatch):
-    """What a crash leaves behind is enough to go on from."""
-    monkeypatch.setattr(painting, "CHECKPOINT_SECONDS", 0.0)
-    path = tmp_path / "kept"
+def test_the_state_is_saved_at_intervals(content, styles, small, path, alone, monkeypatch):
+    """So a process that is killed loses little. Here it is killed while it computes."""
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
 
-    def crash(now):
-        if now.step >= 7:
-            raise RuntimeError
+    class KilledBatch(runner._Batch):
+        def progress(self, chunk):
+            progress = super().progress(chunk)
+            if progress.step == 6:
+                raise MemoryError
+            return progress
 
-    with pytest.raises(RuntimeError):
-        stylize(*pictures, **SMALL, checkpoint=path, every=1, on_progress=crash)
-    with safe_open(path, "np") as file:
-        assert json.loads(file.metadata()["nst_jax.checkpoint"])["step"] == 6
-    resumed = stylize(*pictures, **SMALL, checkpoint=path, resume=True)
-    np.testing.assert_array_equal(resumed.image, stylize(*pictures, **SMALL).image)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_Batch", KilledBatch)
+        with pytest.raises(MemoryError):
+            stylize(content, styles[0], **small, checkpoint=path, callback_every=1)
+    job = prepare_job(content, styles[0], override(None, small))
+    assert int(checkpoints.load(path, job).state.step) == 5
+    resumed = stylize(content, styles[0], **small, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.image, alone["adam"][0].image)
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_no_picture(tmp_path, pictures, caplog):
-    made = stopped(3, pictures, tmp_path / "none" / "kept", **SMALL)
-    assert made.settings["steps_done"] == 3
+def test_a_checkpoint_that_cannot_be_written_costs_no_image(
+    content, styles, small, tmp_path, caplog
+):
+    result = stylize(
+        content,
+        styles[0],
+        **small,
+        checkpoint=tmp_path / "none" / "job.checkpoint",
+        on_progress=lambda progress: progress.step >= 3,
+    )
+    assert result.metadata["stopped"]
     assert "cannot be written" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 64}, "its scales was .* give the same"),
-        ({"content_weight": 0.5}, "its content_weight was 0.05 and is 0.5"),
-        ({"steps": (5, 10)}, "its steps"),
-        ({"optimizer": "adam"}, "belongs to another job"),
-        ({"init": "noise"}, "its init was 'content'"),
+        ({"size": 50}, r"levels is \[34, 48\] there and \[35, 50\] here; give the same"),
+        ({"content_weight": 0.5}, "content_weight is 0.05 there and 0.5 here"),
+        ({"steps": (3, 6)}, "num_steps is 8 there and 9 here"),
+        ({"optimizer": "lbfgs"}, "belongs to another job: ema_decay is 0.9 there and 0.0 here"),
+        ({"init": "noise"}, "init is 'content' there and 'noise' here"),
     ],
+    ids=str,
 )
-def test_another_job_is_refused(kept, pictures, changes, message):
+def test_the_checkpoint_of_another_job_is_refused(
+    stop_at, content, styles, small, path, changes, message
+):
+    stop_at(1)
     with pytest.raises(InputError, match=message):
-        stylize(*pictures, **SMALL | changes, checkpoint=kept, resume=True)
-    assert kept.exists()
+        stylize(content, styles[0], **small | changes, checkpoint=path, resume=True)
+    assert path.exists()
 
 
-def test_other_pictures_are_refused(kept, pictures, face):
-    with pytest.raises(InputError, match="other pictures"):
-        stylize(face, pictures[1], **SMALL, checkpoint=kept, resume=True)
-    with pytest.raises(InputError, match="other pictures"):
-        stylize(pictures[0], 1 - pictures[1], **SMALL, checkpoint=kept, resume=True)
+def test_other_pixels_under_the_same_names_are_refused(stop_at, content, styles, small, path):
+    stop_at(1)
+    for other in ((255 - content, styles[0]), (content, styles[1])):
+        with pytest.raises(InputError, match="its images have the same names and other pixels"):
+            stylize(*other, **small, checkpoint=path, resume=True)
 
 
-def test_files_that_are_no_checkpoint_are_refused(kept, tmp_path, pictures):
-    whole = kept.read_bytes()
-    none, empty, cut, other, text = (tmp_path / name for name in "abcde")
+def test_files_that_are_no_checkpoint_are_refused(stop_at, content, styles, small, path, tmp_path):
+    stop_at(1)
+    complete = path.read_bytes()
+    empty, cut, other, text = (tmp_path / name for name in ("empty", "cut", "other", "text"))
     empty.write_bytes(b"")
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(complete[: len(complete) // 2])
     save_file({"image": np.zeros(3)}, other)
     text.write_text("a letter to a friend")
-    for path, message in [
-        (none, "does not exist; there is nothing to resume"),
-        *[(path, "is not a whole checkpoint") for path in (empty, cut, other, text)],
-        (tmp_path, "is not a whole checkpoint"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            stylize(*pictures, **SMALL, checkpoint=path, resume=True)
-
-
-def test_arrays_of_another_kind_are_refused(kept, pictures):
-    with safe_open(kept, "np") as file:
-        note = file.metadata()
-    arrays = load_file(kept)
-    first = next(iter(arrays))
-    for wrong in (
-        {name: array for name, array in arrays.items() if name != first},
-        arrays | {first: arrays[first][:1]},
-        arrays | {first: arrays[first].astype(np.float64)},
+    no_checkpoint = "is no complete checkpoint of this job; start without resume"
+    for file, message in (
+        (tmp_path / "missing", "does not exist; start without resume"),
+        *((file, no_checkpoint) for file in (empty, cut, other, text, tmp_path)),
     ):
-        save_file(wrong, kept, note)
-        with pytest.raises(InputError, match="lacks"):
-            stylize(*pictures, **SMALL, checkpoint=kept, resume=True)
+        with pytest.raises(InputError, match=message):
+            stylize(content, styles[0], **small, checkpoint=file, resume=True)
+
+
+def test_arrays_of_another_shape_or_dtype_are_refused(stop_at, content, styles, small, path):
+    stop_at(1)
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    arrays = load_file(path)
+    assert arrays[".image"].shape == (26, 34, 3)
+    for damaged in (
+        {name: array for name, array in arrays.items() if name != ".image"},
+        arrays | {".image": arrays[".image"][:1]},
+        arrays | {".image": arrays[".image"].astype(np.float64)},
+    ):
+        save_file(damaged, path, metadata)
+        with pytest.raises(InputError, match=r"it has no \.image of shape \(26, 34, 3\)"):
+            stylize(content, styles[0], **small, checkpoint=path, resume=True)

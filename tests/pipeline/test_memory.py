@@ -1,56 +1,78 @@
-"""A program that does not fit is refused before it runs, whoever notices."""
+"""What an executable needs, and what becomes of a job that does not fit."""
 
 import ctypes
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import psutil
 import pytest
 
-from nst_jax import TooLargeError
-from nst_jax.errors import InputError
-from nst_jax.pipeline import memory
+from nst_jax import MemoryLimitError, prepare_job, run, stylize
+from nst_jax.pipeline import memory, planning
+from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
+from nst_jax.pipeline.planning import choose_tile
+from nst_jax.pipeline.targets import level_inputs
+from nst_jax.settings import override
 
 double = jax.jit(lambda x: 2 * x)
 
-
-def test_a_program_that_fits_is_compiled():
-    compiled = memory.compile_to_fit(double, jnp.ones(3))
-    assert compiled(jnp.ones(3)).tolist() == [2, 2, 2]
+# --- executables ---------------------------------------------------------------------------------
 
 
-def test_the_plan_counts_arguments_results_and_what_is_between():
+def test_an_executable_needs_its_arguments_its_result_and_what_is_between():
     @jax.jit
-    def program(a, b):
+    def product(a, b):
         return (a @ b) @ a
 
     a = jnp.ones((100, 100))
-    assert 4 * 40_000 <= memory.planned_bytes(memory.compile_to_fit(program, a, a)) < 6 * 40_000
+    assert 4 * 40_000 <= required_bytes(compile_within_limit(product, a, a)) < 6 * 40_000
     in_place = jax.jit(lambda x: 2 * x, donate_argnums=0)
-    assert 40_000 <= memory.planned_bytes(memory.compile_to_fit(in_place, a)) < 50_000
+    assert 40_000 <= required_bytes(compile_within_limit(in_place, a)) < 50_000
 
 
-def test_a_plan_beyond_the_budget_is_refused():
+def test_an_executable_above_the_limit_is_refused():
     x = jnp.ones(1000)  # 4000 bytes in and as many out
-    assert memory.compile_to_fit(double, x, budget=8000)(x).sum() == 2000
-    with pytest.raises(TooLargeError, match=r"GiB of memory .* choose a smaller size"):
-        memory.compile_to_fit(double, x, budget=7999)
+    assert compile_within_limit(double, x, limit=8000)(x).sum() == 2000
+    with pytest.raises(MemoryLimitError, match=r"GiB of memory .* choose a smaller size"):
+        compile_within_limit(double, x, limit=7999)
 
 
-def test_by_default_the_budget_is_what_is_free(monkeypatch):
+def test_the_default_limit_is_the_free_memory(monkeypatch):
     x = jnp.ones(1000)
-    monkeypatch.setattr(memory, "free_bytes", lambda: 4000)  # the argument is there already
-    memory.compile_to_fit(double, x)
-    monkeypatch.setattr(memory, "free_bytes", lambda: 3999)
-    with pytest.raises(TooLargeError):
-        memory.compile_to_fit(double, x)
-    monkeypatch.setattr(memory, "free_bytes", lambda: None)  # not every device tells
-    memory.compile_to_fit(double, x)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4000)  # the argument is there already
+    compile_within_limit(double, x)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 3999)
+    with pytest.raises(MemoryLimitError):
+        compile_within_limit(double, x)
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)  # not every device reports it
+    compile_within_limit(double, x)
 
 
-def test_a_processor_has_what_the_system_can_give():
-    assert 2**20 < memory.free_bytes() < psutil.virtual_memory().total
+class Refusing:
+    """A function whose compiler gives up, as a TPU's does."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def lower(self, *args, **static):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+def test_a_compiler_that_runs_out_of_memory_is_understood_and_no_other_failure():
+    with pytest.raises(MemoryLimitError, match="more memory than the device has; choose a smaller"):
+        compile_within_limit(Refusing("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        compile_within_limit(Refusing("INTERNAL: a bug"))
+
+
+def test_a_cpu_has_what_the_system_can_give():
+    assert 2**20 < available_bytes() < psutil.virtual_memory().total
 
 
 class Accelerator:
@@ -61,71 +83,84 @@ class Accelerator:
 
 
 @pytest.mark.parametrize(
-    ("stats", "free"),
+    ("stats", "available"),
     [({"bytes_limit": 1000, "bytes_in_use": 300}, 700), ({"bytes_in_use": 3}, None), (None, None)],
 )
-def test_an_accelerator_has_its_limit_less_what_is_used(monkeypatch, stats, free):
+def test_an_accelerator_has_its_limit_less_what_is_used(monkeypatch, stats, available):
     monkeypatch.setattr(jax, "devices", lambda: [Accelerator(stats)])
-    assert memory.free_bytes() == free
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("8GB", 8 * 10**9),
-        ("750MB", 750 * 10**6),
-        ("6GiB", 6 * 2**30),
-        ("0.5g", 5 * 10**8),
-        (" 2 tib ", 2 * 2**40),
-        (".5Ki", 512),
-        ("1.kB", 1000),
-    ],
-)
-def test_sizes_are_read(text, size):
-    assert memory.parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "8", "GB", "-1GB", "0GB", "1e3MB", "8 GBs", "8PB", "nanGB"])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(InputError, match="is no size of memory; give one like 8GB"):
-        memory.parse_bytes(text)
-
-
-class Refusing:
-    """A function whose compiler gives up, as a TPU's does."""
-
-    def __init__(self, message):
-        self.message = message
-
-    def lower(self, *args, **kwargs):
-        return self
-
-    def compile(self):
-        raise jax.errors.JaxRuntimeError(self.message)
-
-
-def test_a_compiler_that_finds_no_room_is_understood():
-    with pytest.raises(TooLargeError, match="choose a smaller size"):
-        memory.compile_to_fit(Refusing("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)"))
-
-
-def test_other_failures_of_the_compiler_are_not_hidden():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        memory.compile_to_fit(Refusing("INTERNAL: a bug"))
+    assert available_bytes() == available
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
 )
-def test_what_was_freed_is_given_back():
-    """The system's allocator, which blocks of this size come from, keeps what lies between others
-    that are still used."""
-    blocks = [bytes(2**16) for _ in range(4000)]
-    used = memory.used_bytes()
+def test_freed_memory_goes_back_to_the_system():
+    """glibc keeps the blocks of this size that lie between others in use."""
+    process = psutil.Process()
+    blocks = [bytes(2**16) for _ in range(2000)]
+    used = process.memory_info().rss
     between = blocks[::8]
     del blocks
-    kept = memory.used_bytes()
-    memory.give_back()
-    assert len(between) == 500
-    assert kept > used - 50 * 2**20
-    assert memory.used_bytes() < used - 150 * 2**20
+    before = process.memory_info().rss
+    memory.trim_malloc()
+    assert len(between) == 250
+    assert before > used - 30 * 2**20
+    assert process.memory_info().rss < used - 75 * 2**20
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_what_a_level_needs_grows_with_its_pixels(content, styles, large, bytes_of_levels):
+    small, large = bytes_of_levels(prepare_job(content, styles[0], override(None, large)))
+    fixed = 1.3e6  # the parameters and the style's targets
+    assert (large - fixed) / (small - fixed) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_an_image_in_tiles_is_the_same(content, styles, large, bytes_of_levels):
+    """With masks. A coarse level that fits runs whole."""
+    left = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (48, 1))
+    settings = large | {"masks": [left, 1 - left]}
+    job = prepare_job(content, styles[:2], override(None, settings))
+    coarse, fine = bytes_of_levels(job)
+    assert coarse < fine
+    whole, tiled = (
+        stylize(content, styles[:2], **settings, memory_limit=limit) for limit in (fine, fine - 1)
+    )
+    assert (whole.metadata["tile"], tiled.metadata["tile"]) == (None, 32)
+    np.testing.assert_allclose(tiled.history["total"], whole.history["total"], rtol=1e-3)
+    np.testing.assert_array_equal(tiled.history["total"][:2], whole.history["total"][:2])
+    assert np.abs(tiled.image - whole.image).mean() < 1e-3
+
+
+@pytest.fixture
+def compiler_out_of_memory(monkeypatch):
+    """Let the compiler run out of memory for everything but tiles."""
+
+    def compile_fn(jitted, *args, limit, **static):
+        if not isinstance(static["loss"], partial):
+            jitted = Refusing("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)")
+        return compile_within_limit(jitted, *args, limit=limit, **static)
+
+    monkeypatch.setattr(planning, "compile_within_limit", compile_fn)
+
+
+@pytest.mark.usefixtures("small_tiles", "compiler_out_of_memory")
+def test_a_compiler_that_runs_out_of_memory_leads_to_tiles(
+    content, styles, large, caplog, monkeypatch
+):
+    caplog.set_level("INFO", "nst_jax")
+    job = prepare_job(content, styles[:2], override(None, large), mixes=[(1, 0), (0, 1)])
+    assert choose_tile(job, 1, level_inputs(job, 1)) == 32
+    assert "96x72 pixels run in tiles of up to 32 pixels" in caplog.text
+    monkeypatch.setattr(planning.jax, "default_backend", lambda: "tpu")
+    assert planning.choose_batch_size(job) == 1
+
+
+def test_a_state_that_fits_in_no_way_is_refused_at_once(content, styles, large, compilations):
+    """L-BFGS remembers 10 steps and gradients."""
+    settings = override(None, large | {"optimizer": "lbfgs", "memory_limit": "1.5MB"})
+    with pytest.raises(MemoryLimitError, match=r"96x72 pixels need .* for the optimizer alone"):
+        next(run(prepare_job(content, styles[0], settings)))
+    assert not {"jit(_run_chunk)", "jit(_style_targets)"} & set(compilations())

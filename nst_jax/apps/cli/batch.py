@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -121,7 +122,11 @@ def batch(
 @with_options(
     OUT_OPTION,
     click.option(
-        "--num-images", type=click.IntRange(2), default=5, show_default=True, help="How many."
+        "--num-images",
+        type=click.IntRange(2, 1000),
+        default=5,
+        show_default=True,
+        help="How many.",
     ),
     RESUME_OPTION,
     SHARED_OPTIONS,
@@ -140,12 +145,10 @@ def interpolate(
 
     Each finished image is written as OUT.N.png until the strip is complete.
     """
-    import numpy as np
-
-    from nst_jax import images
     from nst_jax.apps.cli.run import (
         ProgressBar,
         check_outputs,
+        checkpoint_path,
         enable_compilation_cache,
         setting_files,
         stop_on_signal,
@@ -163,8 +166,7 @@ def interpolate(
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-        progresses = run(job, batch_size=batch_size, checkpoint=checkpoint, resume=resume)
+        progresses = run(job, batch_size=batch_size, checkpoint=checkpoint_path(out), resume=resume)
         stack.enter_context(closing(progresses))
         for progress in progresses:
             bar.update(progress)
@@ -173,22 +175,34 @@ def interpolate(
                 for i, result in enumerate(progress.results(), start=progress.index):
                     result.save(panels[i])
                 done += progress.batch_size
-            if stop_requested() and done < num_images:
+            if done == num_images:
+                write_strip(out, panels)  # The checkpoint is removed only when the iteration ends.
+            elif stop_requested():
                 break
     if done == 0:
         click.echo("stopped before the first image was finished", err=True)
         click.get_current_context().exit(130)
-    strip = np.concatenate([images.read(panel).pixels for panel in panels[:done]], axis=1)
-    metadata = [json.loads(images.read_metadata(panel)["nst_jax"]) for panel in panels[:done]]
-    images.write(out, strip, metadata={"nst_jax": json.dumps(metadata)})
-    click.echo(f"{out}: {strip.shape[1]}x{strip.shape[0]}, {done} images")
     if done < num_images:
+        write_strip(out, panels[:done])
         click.echo(
             f"{out}: stopped after {done} of {num_images} images; the same command with --resume "
             "continues",
             err=True,
         )
         click.get_current_context().exit(130)
+    height, width = job.levels[-1].shape
+    click.echo(f"{out}: {num_images * width}x{height}, {num_images} images")
     for panel in panels:
         with suppress(OSError):
             panel.unlink()
+
+
+def write_strip(out: Path, panels: Sequence[Path]) -> None:
+    """Write the images of the panels side by side, with the metadata of each."""
+    import numpy as np
+
+    from nst_jax import images
+
+    strip = np.concatenate([images.read(panel).pixels for panel in panels], axis=1)
+    metadata = [json.loads(images.read_metadata(panel)["nst_jax"]) for panel in panels]
+    images.write(out, strip, metadata={"nst_jax": json.dumps(metadata)})

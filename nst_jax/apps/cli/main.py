@@ -39,7 +39,7 @@ EXIT_INTERRUPTED = 130
 
 
 class ErrorReportingGroup(click.Group):
-    """A group whose commands report bad input in one line, with exit code 2."""
+    """A group whose commands report bad input and failed files in one line, with exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -52,6 +52,11 @@ class ErrorReportingGroup(click.Group):
             if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                 raise
             click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
+        except BrokenPipeError:  # Click ends quietly.
+            raise
+        except OSError as error:
+            click.echo(f"error: {error}; check the path and the free space", err=True)
             ctx.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\nAborted!", err=True)
@@ -142,8 +147,9 @@ def reconstruct(content: Path, **options: Any) -> None:
 def plot(log: Path, out: Path) -> None:
     """Plot the losses in LOG, which a job wrote with --log; also while the job runs."""
     from nst_jax.apps import plots
+    from nst_jax.apps.cli.run import is_same_file
 
-    if out.exists() and log.exists() and out.samefile(log):
+    if is_same_file(out, log):
         raise InputError(f"output {str(out)!r} is also the log; choose another name")
     plots.plot_losses(plots.read_log(log), out)
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +28,11 @@ __all__ = [
     "MetricsWriter",
     "ProgressBar",
     "check_outputs",
+    "checkpoint_path",
     "enable_compilation_cache",
+    "is_same_file",
     "run_command",
+    "setting_files",
     "stop_on_signal",
 ]
 
@@ -59,7 +62,8 @@ def run_command(
     """
     out, log_path, loss_plot = options["out"], options["log"], options["loss_plot"]
     preview_every, quiet, resume = options["preview_every"], options["quiet"], options["resume"]
-    check_outputs(out, [*inputs, *setting_files(settings)], log_path=log_path, loss_plot=loss_plot)
+    inputs = [*inputs, *setting_files(settings)]
+    check_outputs(out, inputs, log_path=log_path, loss_plot=loss_plot)
     enable_compilation_cache()
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     job = prepare()
@@ -67,17 +71,17 @@ def run_command(
         stop_requested = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
         writer = stack.enter_context(closing(MetricsWriter(log_path, resume=resume)))
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-        progresses = stack.enter_context(
-            closing(run(job, callback_every=preview_every, checkpoint=checkpoint, resume=resume))
+        progresses = run(
+            job, callback_every=preview_every, checkpoint=checkpoint_path(out), resume=resume
         )
+        stack.enter_context(closing(progresses))
         result = None
         try:
             for progress in progresses:
                 bar.update(progress)
                 writer.write(progress)
                 if preview_every and progress.step % preview_every == 0:
-                    write_preview(out, progress)
+                    write_preview(out, progress, inputs)
                 if progress.done:
                     (result,) = progress.results()
                     write_result(result, out, loss_plot)
@@ -115,6 +119,11 @@ def setting_files(settings: Settings) -> list[Path]:
     return [Path(value) for value in named if isinstance(value, str | Path)]
 
 
+def checkpoint_path(out: Path) -> Path:
+    """Return the path of the checkpoint of the job that writes ``out``."""
+    return out.with_name(f"{out.name}.checkpoint")
+
+
 def check_outputs(
     out: Path,
     inputs: Sequence[Path],
@@ -126,6 +135,7 @@ def check_outputs(
 
     Raises:
         InputError: names the output.
+        OSError: a name is too long.
     """
     images.check_output_path(out)
     if loss_plot is not None:
@@ -133,9 +143,12 @@ def check_outputs(
     if log_path is not None:
         check_log_path(log_path)
     others = list(inputs)
-    for name, path in (("output", out), ("log", log_path), ("loss plot", loss_plot)):
+    outputs = {"output": out, "log": log_path, "loss plot": loss_plot}
+    for name, path in {"checkpoint": checkpoint_path(out), **outputs}.items():
         if path is None:
             continue
+        with suppress(FileNotFoundError):
+            path.lstat()  # A name that is too long would fail after the job.
         for other in others:
             if is_same_file(path, other):
                 raise InputError(
@@ -146,17 +159,16 @@ def check_outputs(
 
 def check_log_path(path: Path) -> None:
     """Refuse a log that cannot be written."""
-    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # noqa: PTH112
-        raise InputError(f"log {str(path)!r} is not a file in a writable folder; choose another")
-    if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
-        raise InputError(f"log {str(path)!r} is read-only; choose another name")
+    written = path if os.access(path, os.F_OK) else path.parent
+    if os.path.isdir(path) or not os.access(written, os.W_OK):  # noqa: PTH112
+        raise InputError(f"log {str(path)!r} is not a writable file; choose another")
 
 
 def is_same_file(a: Path, b: Path) -> bool:
     """Return whether both paths are one file, whether or not it exists."""
     if os.path.exists(a) and os.path.exists(b):  # noqa: PTH110 - Path.exists may raise.
         return a.samefile(b)
-    return a.absolute() == b.absolute()
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def write_result(result: Result, out: Path, loss_plot: Path | None) -> None:
@@ -169,9 +181,12 @@ def write_result(result: Result, out: Path, loss_plot: Path | None) -> None:
             log.warning("%s", error)
 
 
-def write_preview(out: Path, progress: Progress) -> None:
+def write_preview(out: Path, progress: Progress, inputs: Sequence[Path]) -> None:
     """Write the current image beside the output: ``out.png`` gives ``out-000050.png``."""
     path = out.with_name(f"{out.stem}-{progress.step:06d}{out.suffix}")
+    if any(is_same_file(path, other) for other in inputs):
+        log.warning("no preview: %r is an input of this job", str(path))
+        return
     try:
         images.write(path, progress.image)
     except InputError as error:
@@ -308,7 +323,8 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         if second_signal or not running:
             # Python ignores what is raised during garbage collection; the request remains.
             raise KeyboardInterrupt
-        os.write(2, b"\nstopping after this chunk; Ctrl-C again to abort\n")
+        if sys.stderr is not None:
+            os.write(2, b"\nstopping after this chunk; Ctrl-C again to abort\n")
 
     def stop_requested() -> bool:
         nonlocal running

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from nst_jax._types import Preprocessing
+from nst_jax.errors import InputError
 from nst_jax.models import weights as weight_files
 from nst_jax.models.weights.download import vgg19_url
 from nst_jax.models.weights.registry import CAFFE_LICENSE, VGG19_MD5, VGG19_SIZE
@@ -62,6 +63,8 @@ def fetch(model: str, url: str | None) -> None:
 @click.option("--half", is_flag=True, help="Store float16, which halves the size.")
 def convert(source: Path, target: Path, preprocessing: Preprocessing | None, half: bool) -> None:
     """Convert SRC (Keras HDF5, safetensors or PyTorch .pth) to the safetensors file DST."""
+    if source.exists() and target.exists() and source.samefile(target):
+        raise InputError(f"{str(target)!r} is also the source; choose another name")
     loaded = weight_files.load(source, preprocessing=preprocessing)
     weight_files.save(target, loaded, dtype="float16" if half else "float32")
     _print_report("written", weight_files.verify(target))
