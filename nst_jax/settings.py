@@ -150,7 +150,7 @@ class Settings:
             )
         if self.ema_decay and self.optimizer == "lbfgs":
             raise InputError(
-                f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0, or use adam"
+                f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0 or the optimizer adam"
             )
         if self.mask_colors is not None and self.masks is None:
             raise InputError("mask_colors name the colors of a mask; give masks too")

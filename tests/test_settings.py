@@ -14,36 +14,30 @@ NAN, INF = math.nan, math.inf
 
 INVALID = [  # settings, and what their message must contain
     ({"content_weight": -1.0}, "content_weight is -1.0; give a number from 0 to 1e+30"),
-    ({"content_weight": INF}, "content_weight is inf"),
     ({"style_weight": NAN}, "style_weight is nan"),
-    ({"style_weight": 1e31}, "style_weight is 1e+31"),
     ({"style_weight": "much"}, "style_weight is 'much'"),
-    ({"tv_weight": -1e-9}, "tv_weight is -1e-09"),
+    ({"tv_weight": 1e31}, "tv_weight is 1e+31"),
     ({"content_weight": 0, "style_weight": 0}, "both 0; raise one of them"),
     ({"size": 15}, "size is 15; give a whole number of pixels from 16 to 131072"),
-    ({"size": 2**17 + 1}, "size is 131073"),
     ({"size": 48.5}, "size is 48.5"),
     ({"min_size": 8}, "min_size is 8"),
     ({"steps": -1}, "steps is -1; give a whole number from 0 to 1000000, or several"),
     ({"steps": ()}, "steps is ()"),
     ({"steps": (5, -3)}, "steps is (5, -3)"),
     ({"steps": "5"}, "steps is '5'"),
-    ({"steps": 1_000_001}, "steps is 1000001"),
     ({"optimizer": "adam", "learning_rate": 0.0}, "learning_rate is 0.0; give a finite number"),
-    ({"optimizer": "adam", "learning_rate": NAN}, "learning_rate is nan"),
     ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
     ({"learning_rate": 0.02}, "learning_rate is for adam"),
     ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
     ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose lbfgs or adam"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
-    ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0, or the optimizer adam"),
+    ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0 or the optimizer adam"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
     ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
     ({"pooling": "avg"}, "pooling is 'avg'; give one of max, average, l2"),
     ({"padding": "zero"}, "padding is 'zero'; give one of replicate, same"),
     ({"dtype": "float16"}, "dtype is 'float16'; give one of auto, float32, bfloat16"),
     ({"model": "vgg11"}, "model is 'vgg11'; give one of auto, vgg19, vgg16"),
-    ({"seed": -1}, "seed is -1"),
     ({"seed": 2**32}, f"seed is {2**32}"),
     ({"content_layers": {"relu4_2": -1.0}}, "content_layers is {'relu4_2': -1.0}"),
     ({"style_layers": {"relu1_1": 1.0, "relu2_1": NAN}}, "style_layers is"),
@@ -53,27 +47,21 @@ INVALID = [  # settings, and what their message must contain
     ({"style_weights": (-1.0, 2.0)}, "style_weights is (-1.0, 2.0)"),
     ({"style_weights": (0.0, 0.0)}, "at least one of them above 0"),
     ({"style_scales": (0.0,)}, "style_scales is (0.0,); give numbers above 0 and up to 10"),
-    ({"style_scales": (10.5,)}, "style_scales is (10.5,)"),
     ({"mask_colors": "red", "masks": "m.png"}, "mask_colors is 'red'; give names of colors"),
     ({"mask_colors": ("red",)}, "mask_colors name the colors of a mask; give masks too"),
-    ({"memory_limit": "much"}, "memory_limit is 'much'; give an amount such as 8GB"),
 ]
 
 VALID = [
-    {"size": 16, "min_size": 16},
-    {"size": None, "min_size": None, "steps": None},
-    {"steps": 0},
-    {"content_weight": 0, "content_layers": {}},
-    {"style_weight": 0, "style_layers": {}},
-    {"tv_weight": 1e30},
-    {"seed": 2**32 - 1},
+    {"size": 16, "min_size": 2**17, "steps": 0, "seed": 0},
+    {"size": None, "min_size": None, "steps": None, "seed": 2**32 - 1},
+    {"content_weight": 0, "content_layers": {}, "tv_weight": 1e30},
+    {"style_weight": 0, "style_layers": {}, "memory_limit": "8GB"},
     {"optimizer": "adam", "learning_rate": 1e-6, "ema_decay": 0},
     {"optimizer": optax.sgd(0.1)},
     {"style_layers": {"relu1_1": 0.0, "conv2_1": 1.0}},
     {"color_mode": "histogram", "pooling": "l2", "padding": "same", "normalization": "none"},
     {"style_weights": (0.0, 3.0), "style_scales": (10.0, 0.1)},
     {"masks": "mask.png", "mask_colors": ("red", "#00f")},
-    {"memory_limit": "8GB"},
 ]
 
 
@@ -113,26 +101,6 @@ def test_an_override_replaces_one_setting_and_is_checked():
         override(None, {"step": 3})
 
 
-def test_the_defaults_are_the_documented_ones():
-    settings = Settings()
-    assert (settings.size, settings.min_size, settings.steps) == (512, 128, None)
-    assert (settings.optimizer, settings.init, settings.color_mode) == ("lbfgs", "content", "style")
-    assert (settings.pooling, settings.padding) == ("max", "replicate")
-    assert settings.normalization == "target_energy"
-    assert (settings.model, settings.dtype, settings.weights) == ("auto", "auto", None)
-    assert list(settings.content_layers) == ["relu4_2"]
-    assert list(settings.style_layers) == [f"relu{block}_1" for block in range(1, 6)]
-    assert math.isclose(sum(settings.style_layers.values()), 1)
-
-
-def test_settings_are_frozen_named_and_not_shared():
-    assert Settings().style_layers is not Settings().style_layers
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().steps = 3
-    with pytest.raises(TypeError):
-        Settings(256)
-
-
 def test_paper_has_the_values_of_the_paper():
     """Section Methods: content at conv4_2, style at conv1_1 … conv5_1 with w = 1/5 each, average
     pooling, from white noise, at one size."""
@@ -163,5 +131,5 @@ def test_amounts_of_memory_are_parsed(limit, num_bytes):
     "limit", ["", "8", "GB", "-1GB", "0GB", "1e3MB", "8 GBs", "8PB", "nanGB", 0, -5]
 )
 def test_other_amounts_of_memory_are_refused(limit):
-    with pytest.raises(InputError, match="memory_limit is .*; give an amount such as 8GB"):
+    with pytest.raises(InputError, match=r"memory_limit is .*; give an amount such as 8GB"):
         parse_bytes(limit)

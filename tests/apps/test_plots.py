@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from nst_jax.apps.plots import check_output_path, plot_losses, read_log
 from nst_jax.errors import InputError
@@ -35,7 +34,7 @@ def plotted(monkeypatch, tmp_path):
     return plot
 
 
-def test_lines_are_the_losses_and_layers_are_thinner(plotted, tmp_path):
+def test_lines_are_the_losses_and_layers_are_thinner(plotted):
     losses = history()
     axes = plotted(losses)
     lines = dict(zip(TERMS, axes.lines, strict=True))
@@ -48,10 +47,6 @@ def test_lines_are_the_losses_and_layers_are_thinner(plotted, tmp_path):
     for layer in ("style/relu1_1", "style/relu5_1"):
         assert lines[layer].get_color() == lines["style"].get_color()
         assert lines[layer].get_linewidth() < lines["style"].get_linewidth()
-    red, green, blue = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"), int).T
-    assert ((red > green + 80) & (red > blue + 80)).sum() > 1000  # style
-    assert ((blue > red + 80) & (blue > green + 30)).sum() > 1000  # content
-    assert (red + green + blue < 60).sum() > 1000  # total
 
 
 def test_values_that_a_logarithm_lacks_are_bridged(plotted):

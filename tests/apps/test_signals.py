@@ -23,7 +23,7 @@ pytestmark = [
 CHECKPOINT = Path("out.png.checkpoint")
 
 
-def send_when(word, signum, command, **options):
+def send_when(word, signum, command, *, timeout=120, **options):
     """Start a process, send the signal when this word is in its stderr; return its outputs."""
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options
@@ -33,7 +33,7 @@ def send_when(word, signum, command, **options):
             printed += (piece := os.read(running.stderr.fileno(), 4096))
             assert piece, printed.decode()
         running.send_signal(signum)
-        out, rest = running.communicate(timeout=120)
+        out, rest = running.communicate(timeout=timeout)
     return running.returncode, out, (printed + rest).decode()
 
 
@@ -60,15 +60,14 @@ def test_a_signal_saves_the_image_so_far_and_resume_gives_the_uninterrupted_imag
 
 def test_ctrl_c_before_the_first_step_ends_at_once():
     environment = os.environ | {"JAX_LOG_COMPILES": "1", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    del environment["XLA_FLAGS"]  # With optimizations it compiles for 10 seconds.
     command = [*PROGRAM, "stylize", "content.png", "style.png", "-o", "out.png"]
-    command += ["--model", "vgg16", "--size", "32"]  # All layers take seconds to compile.
+    command += ["--model", "vgg16", "--size", "32"]
     compiling = b"Finished jaxpr to MLIR module conversion jit(_run_chunk)"
-    code, out, err = send_when(compiling, signal.SIGINT, command, env=environment)
+    code, out, err = send_when(compiling, signal.SIGINT, command, timeout=5, env=environment)
     assert (code, out) == (130, b"")
     assert err.endswith("Aborted!\n")
-    assert "Finished XLA compilation of jit(_run_chunk)" not in err
-    assert not Path("out.png").exists()
-    assert not CHECKPOINT.exists()
+    assert not list(Path().glob("out.png*"))
 
 
 def test_the_second_signal_interrupts_at_once():
@@ -127,8 +126,7 @@ def test_an_image_that_cannot_be_written_loses_no_step(full_after, monkeypatch):
         patch.setattr(io, "write_atomically", full_disk)
         chunks = follow(patch, (0, full_after))
         assert "No space left on device" in error_line(*STYLIZE, "-o", "out.png")
-    assert CHECKPOINT.exists()
-    assert not Path("out.png").exists()
+    assert list(Path().glob("out.png*")) == [CHECKPOINT]
     with monkeypatch.context() as patch:
         resumed = follow(patch)
         np.testing.assert_array_equal(make(*STYLIZE, "--resume"), whole)

@@ -48,9 +48,6 @@ def reference_style(G, A, M):
     return sum((G[i, j] - A[i, j]) ** 2 for i in range(N) for j in range(N)) / (4 * N**2 * M**2)
 
 
-# --- the equations -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_gram_matrix_is_equation_3_and_a_mask_weights_its_positions(shape):
     F, T = normal(*shape), make_mask(*shape[:2])
@@ -101,9 +98,6 @@ def test_the_gradient_of_the_style_loss_is_equation_6():
     N, M = F.shape
     expected = np.where(F > 0, (F.T @ (reference_gram(F) - A)).T / (N**2 * M**2), 0)
     np.testing.assert_allclose(as_matrix(found), expected, 1e-4, 1e-6 * np.abs(expected).max())
-
-
-# --- properties ----------------------------------------------------------------------------------
 
 
 @given(PAIRS, st.floats(0.0001, 512), st.sampled_from([0, 1]), st.randoms(use_true_random=False))

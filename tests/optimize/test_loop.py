@@ -113,10 +113,8 @@ def test_any_stateful_transformation_can_be_used():
     """The first state of the first is the image itself, whose memory the loop reuses; the second
     has a line search that stores no gradient."""
     search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=15)
-    for optimizer in (
-        optax.contrib.schedule_free_adamw(0.05),
-        optax.chain(optax.sgd(1.0), search),
-    ):
+    chain = optax.chain(optax.sgd(1.0), search)
+    for optimizer in (optax.contrib.schedule_free_adamw(0.05), chain):
         assert not optimize.has_line_search(optimizer)
         totals = history_of(run(optimizer, 60)[0])["total"]
         assert totals[-1] < 0.5 * totals[0]

@@ -3,13 +3,16 @@
 Most tests use these shapes, layers and optimizers, so that one executable serves them all.
 """
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from nst_jax import prepare_job, stylize
+from nst_jax import run, stylize
 from nst_jax.models.weights import bundled_path, load
 from nst_jax.pipeline import planning
+from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.memory import compile_within_limit, required_bytes
 from nst_jax.pipeline.planning import choose_tile
 from nst_jax.pipeline.targets import level_inputs
@@ -29,14 +32,8 @@ def styles(photos):
 
 
 @pytest.fixture(scope="session")
-def vgg16_file():
-    """The loaded weight file of VGG16."""
-    return load(bundled_path())
-
-
-@pytest.fixture(scope="session")
-def small(vgg16_file):
-    """The settings of a job of two levels, 26x34 and 36x48 pixels, with 3 and 5 steps of Adam.
+def small():
+    """Settings of two levels, 26x34 and 36x48 pixels, with 3 and 5 steps of Adam.
 
     Shallow layers need a small part of the network.
     """
@@ -44,7 +41,7 @@ def small(vgg16_file):
         "size": 48,
         "min_size": 34,
         "steps": (3, 5),
-        "weights": vgg16_file,
+        "weights": load(bundled_path()),
         "dtype": "float32",
         "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
         "content_layers": {"relu2_2": 1.0},
@@ -58,25 +55,51 @@ def one_level(small):
     return small | {"min_size": None, "steps": 5}
 
 
-@pytest.fixture
-def job(content, styles, small):
-    """The small job, prepared."""
-    return prepare_job(content, styles[0], override(None, small))
-
-
-@pytest.fixture(scope="session")
-def alone(content, styles, small):
-    """The small job's result for each style, by optimizer."""
-    return {
-        optimizer: [stylize(content, style, **small | {"optimizer": optimizer}) for style in styles]
-        for optimizer in ("adam", "lbfgs")
-    }
-
-
 @pytest.fixture(scope="session")
 def large(small):
     """Settings with which tiles of 32 pixels save memory: levels of 51x68 and 72x96 pixels."""
     return small | {"size": 96, "min_size": 68, "steps": 2}
+
+
+@pytest.fixture(scope="session")
+def make(content, styles, small):
+    """Return a function that stylizes with the first style and changed settings or options."""
+    return lambda **changes: stylize(content, styles[0], **small | changes)
+
+
+@pytest.fixture(scope="session")
+def job_of(content, styles, small):
+    """Return a function that prepares a job: the first style by default, one image a style."""
+
+    def prepare(styles=styles[:1], content=content, **changes):
+        return many_styles_job(content, styles, override(None, small | changes))
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def alone(content, styles, small):
+    """The result of each style alone, by optimizer."""
+    return {
+        name: [stylize(content, style, **small | {"optimizer": name}) for style in styles]
+        for name in ("adam", "lbfgs")
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tmp_path / "job.checkpoint"
+
+
+@pytest.fixture
+def leave_at(checkpoint):
+    """Return a function that leaves a job after a step, which saves a checkpoint."""
+
+    def leave(job, step, index=0, **options):
+        with closing(run(job, checkpoint=checkpoint, callback_every=1, **options)) as progresses:
+            next(p for p in progresses if (p.index, p.step) == (index, step))
+
+    return leave
 
 
 @pytest.fixture
@@ -108,12 +131,12 @@ def bytes_of_levels(monkeypatch):
 
 @pytest.fixture
 def files(folder, tmp_path, content, styles):
-    """The small job's images as files in two folders."""
-    for name, photos in (
-        ("contents", {"cat": content, "rotated": content[::-1, ::-1]}),
-        ("styles", dict(zip(("coffee", "flower", "person"), styles, strict=True))),
-    ):
-        (tmp_path / name).mkdir()
-        for stem, pixels in photos.items():
-            Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / name / f"{stem}.png")
+    """The images as files in two folders."""
+    photos = {"contents/cat": content, "contents/rotated": content[::-1, ::-1]}
+    for name, style in zip(("coffee", "flower", "person"), styles, strict=True):
+        photos[f"styles/{name}"] = style
+    for name, pixels in photos.items():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path)
     return tmp_path

@@ -1,8 +1,5 @@
 """Many images of one content: each is what its style alone would give."""
 
-from contextlib import closing
-
-import jax
 import numpy as np
 import optax
 import pytest
@@ -12,32 +9,36 @@ from nst_jax import (
     InputError,
     MemoryLimitError,
     interpolate_styles,
-    prepare_job,
     run,
     stylize,
     stylize_many,
 )
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import planning, runner
-from nst_jax.pipeline.api import many_styles_job
+from nst_jax.pipeline.api import interpolation_job
 from nst_jax.settings import override
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "job.checkpoint"
+@pytest.fixture(scope="session")
+def make_many(content, styles, small):
+    """Return a function that stylizes with the three styles and changed settings or options."""
+    return lambda **changes: stylize_many(content, styles, **small | changes)
 
 
 @pytest.fixture
-def three(content, styles, small):
+def three(job_of, styles):
     """The job of the three styles."""
-    return many_styles_job(content, styles, override(None, small))
+    return job_of(styles)
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Choose batch sizes as on a GPU."""
     monkeypatch.setattr(planning.jax, "default_backend", lambda: "gpu")
+
+
+def finished(progresses):
+    return [result for p in progresses if p.done for result in p.results()]
 
 
 def assert_same(results, expected, atol=0.0):
@@ -50,34 +51,30 @@ def assert_same(results, expected, atol=0.0):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_one_after_another_they_are_the_same_bit_for_bit(content, styles, small, alone, optimizer):
-    seen = []
-    results = stylize_many(
-        content,
-        styles,
-        **small | {"optimizer": optimizer},
-        on_progress=lambda progress: seen.append((progress.index, progress.image.shape)),
-    )
-    assert_same(results, alone[optimizer])
-    assert {index for index, _ in seen} == {0, 1, 2}
-    assert {shape for _, shape in seen} == {(26, 34, 3), (36, 48, 3)}
+def test_one_after_another_they_are_the_same_bit_for_bit(make_many, alone, optimizer):
+    seen = set()
+
+    def on_progress(progress):
+        seen.add((progress.index, progress.num_images, progress.image.shape))
+
+    assert_same(make_many(optimizer=optimizer, on_progress=on_progress), alone[optimizer])
+    assert seen == {(i, 3, shape) for i in range(3) for shape in ((26, 34, 3), (36, 48, 3))}
 
 
 def test_in_a_batch_they_are_the_same_up_to_rounding(three, alone):
     """The last batch has the one image that is left over."""
     results, seen = [], set()
     for progress in run(three, batch_size=2):
-        shape = progress.image.shape
-        seen.add((progress.index, progress.batch_size, progress.is_last, shape))
+        seen.add((progress.index, progress.batch_size, progress.is_last, progress.image.shape))
         results += progress.results() if progress.done else []
     assert_same(results, alone["adam"], atol=2e-3)
-    assert {entry[:3] for entry in seen} == {(0, 2, False), (2, 1, True)}
-    assert {entry[3] for entry in seen if entry[1] == 2} == {(2, 26, 34, 3), (2, 36, 48, 3)}
+    shapes = ((26, 34, 3), (36, 48, 3))
+    assert seen == {(0, 2, False, (2, *s)) for s in shapes} | {(2, 1, True, s) for s in shapes}
 
 
-def test_an_image_comes_when_it_is_finished(content, styles, small):
+def test_an_image_comes_when_it_is_finished(make_many):
     seen = []
-    results = stylize_many(content, styles, **small, on_progress=lambda p: seen.append(p.index))
+    results = make_many(on_progress=lambda progress: seen.append(progress.index))
     assert next(results).metadata["steps_done"] == 8
     assert set(seen) == {0}
 
@@ -87,17 +84,12 @@ def test_one_style_need_not_be_a_list(content, small, alone, files):
     np.testing.assert_array_equal(result.image, alone["adam"][0].image)
 
 
-def test_a_stop_gives_the_image_so_far_and_no_further_one(content, styles, small):
-    for step, number, stopped in ((6, 2, True), (8, 2, False)):  # at the last step it is finished
-
-        def on_progress(progress, step=step):
-            return progress.index == 1 and progress.step >= step
-
-        results = list(
-            stylize_many(content, styles, **small, on_progress=on_progress, callback_every=2)
-        )
-        assert len(results) == number
-        assert results[-1].metadata["stopped"] == stopped
+@pytest.mark.parametrize(("step", "stopped"), [(6, True), (8, False)])
+def test_a_stop_gives_the_image_so_far_and_no_further_one(make_many, step, stopped):
+    """At its last step the image is finished."""
+    at_step = {"on_progress": lambda p: p.index == 1 and p.step >= step, "callback_every": 2}
+    results = list(make_many(**at_step))
+    assert [result.metadata["stopped"] for result in results] == [False, stopped]
 
 
 # --- mixes ---------------------------------------------------------------------------------------
@@ -112,11 +104,9 @@ def test_an_interpolation_goes_from_the_first_style_to_the_last(content, styles,
     assert len(middle.metadata["styles"]) == 2
 
 
-def test_an_interpolation_passes_every_style_in_equal_steps(content, styles, one_level):
-    settings = one_level | {"steps": 0}
-    results = interpolate_styles(content, styles, **settings, num_images=5)
-    weights = [result.metadata.get("style_weights") for result in results]
-    assert weights == [None, [0.5, 0.5], None, [0.5, 0.5], None]
+def test_an_interpolation_passes_every_style_in_equal_steps(content, styles, small):
+    job = interpolation_job(content, styles, override(None, small), num_images=5)
+    assert job.mixes == ((1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1))
 
 
 @pytest.mark.parametrize(("num_styles", "num_images"), [(1, 3), (2, 1)])
@@ -132,11 +122,10 @@ def test_an_interpolation_needs_two_styles_and_two_images(
 
 @pytest.mark.usefixtures("small_tiles")
 def test_the_memory_limit_leads_to_tiles_for_many_images_as_for_one(
-    content, styles, large, bytes_of_levels
+    content, styles, large, job_of, bytes_of_levels
 ):
     """At the finer level alone; each level is planned for each image."""
-    job = many_styles_job(content, styles[:2], override(None, large))
-    coarse, fine = bytes_of_levels(job)
+    coarse, fine = bytes_of_levels(job_of(**large))
     limited = large | {"memory_limit": fine - 1}
     tiles = set()
 
@@ -151,32 +140,23 @@ def test_the_memory_limit_leads_to_tiles_for_many_images_as_for_one(
     assert_same(results[1:], [stylize(content, styles[1], **limited)])
 
 
-def test_a_limit_that_no_tile_meets_is_refused(content, styles, small):
+def test_a_limit_that_no_tile_meets_is_refused(make_many):
     with pytest.raises(MemoryLimitError, match="34x26 pixels, even in tiles: this needs about"):
-        next(stylize_many(content, styles, **small, memory_limit="2MB"))
+        next(make_many(memory_limit="2MB"))
 
 
-def test_a_batch_that_was_asked_for_is_not_changed(content, styles, small, three, bytes_of_levels):
+def test_a_batch_that_was_asked_for_is_not_changed(make_many, three, bytes_of_levels):
     limit = bytes_of_levels(three)[1]
-    with pytest.raises(MemoryLimitError, match="2 images in one batch: .* or a smaller batch_size"):
-        list(stylize_many(content, styles, **small, memory_limit=limit, batch_size=2))
+    with pytest.raises(MemoryLimitError, match=r"2 images in one batch: .* or a smaller batch"):
+        list(make_many(memory_limit=limit, batch_size=2))
 
 
 @pytest.mark.usefixtures("as_on_a_gpu", "small_tiles")
-def test_a_batch_is_as_large_as_the_memory_allows(content, styles, small, three, bytes_of_levels):
+def test_a_batch_is_as_large_as_the_memory_allows(job_of, styles, three, bytes_of_levels):
     needed = bytes_of_levels(three)[1]
-    for limit, size in (
-        (None, 3),
-        (3 * needed, 3),
-        (2.5 * needed, 2),
-        (needed, 1),
-        (needed - 1, 1),
-    ):
-        limited = small | {"memory_limit": limit and int(limit)}
-        job = many_styles_job(content, styles, override(None, limited))
-        assert planning.choose_batch_size(job) == size
-    lbfgs = many_styles_job(content, styles, override(None, small | {"optimizer": "lbfgs"}))
-    assert planning.choose_batch_size(lbfgs) == 1
+    for limit, size in ((None, 3), (3 * needed, 3), (3 * needed - 1, 2), (needed, 1), (10**6, 1)):
+        assert planning.choose_batch_size(job_of(styles, memory_limit=limit)) == size
+    assert planning.choose_batch_size(job_of(styles, optimizer="lbfgs")) == 1
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -191,83 +171,65 @@ def test_a_batch_that_does_not_fit_after_all_is_halved(three, alone, monkeypatch
             return super().run(callback_every, saved)
 
     monkeypatch.setattr(runner, "_Batch", TooLarge)
-    results = [progress.results()[0] for progress in run(three) if progress.done]
+    assert_same(finished(run(three)), alone["adam"], atol=1e-4)
     assert batches == [3, 2, 1, 1, 1]
-    assert_same(results, alone["adam"], atol=1e-4)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_a_job_resumes_in_the_middle_of_its_second_image(content, styles, small, alone, path):
-    options = {"checkpoint": path, "callback_every": 1}
-    first, part = stylize_many(
-        content,
-        styles,
-        **small,
-        **options,
-        on_progress=lambda progress: progress.index == 1 and progress.step == 5,
-    )
+def test_a_job_resumes_in_the_middle_of_its_second_image(make_many, alone, checkpoint):
+    options = {"checkpoint": checkpoint, "callback_every": 1}
+    seen = set()
+
+    def stop(progress):
+        seen.add((progress.index, checkpoint.exists()))
+        return progress.index == 1 and progress.step == 5
+
+    first, part = make_many(on_progress=stop, **options)
     assert (first.metadata["stopped"], part.metadata["stopped"]) == (False, True)
-    seen = []
-    resumed = stylize_many(
-        content,
-        styles,
-        **small,
-        **options,
-        resume=True,
-        on_progress=lambda progress: seen.append((progress.index, progress.step)),
-    )
-    assert_same(resumed, alone["adam"][1:])
-    assert seen == [(1, step) for step in (6, 7, 8)] + [(2, step) for step in range(1, 9)]
-    assert not path.exists()
+    assert seen == {(0, False), (1, True)}  # it is also written after each image
+    steps = []
+
+    def follow(progress):
+        steps.append((progress.index, progress.step))
+
+    assert_same(make_many(resume=True, on_progress=follow, **options), alone["adam"][1:])
+    assert steps == [(1, step) for step in (6, 7, 8)] + [(2, step) for step in range(1, 9)]
+    assert not checkpoint.exists()
 
 
-def test_a_finished_image_comes_again_if_the_caller_stops_there(three, alone, path):
+def test_a_finished_image_comes_again_if_the_caller_stops_there(three, leave_at, alone, checkpoint):
     """Only the caller knows whether it was written."""
-    with closing(run(three, checkpoint=path)) as progresses:
-        for progress in progresses:
-            if progress.done:
-                break
-    saved = checkpoints.load(path, three)
+    leave_at(three, 8)
+    saved = checkpoints.load(checkpoint, three)
     assert (saved.index, saved.num_images, saved.level) == (0, 1, 1)
-    results = [p.results()[0] for p in run(three, checkpoint=path, resume=True) if p.done]
-    assert_same(results, alone["adam"])
+    assert_same(finished(run(three, checkpoint=checkpoint, resume=True)), alone["adam"])
 
 
 def test_a_checkpoint_finds_its_image_among_the_rest_of_the_styles(
-    content, styles, small, three, alone, path
+    job_of, leave_at, styles, three, alone, checkpoint
 ):
     """The first style is finished and no longer part of the job."""
-    with closing(run(three, checkpoint=path, callback_every=1)) as progresses:
-        next(p for p in progresses if (p.index, p.step) == (1, 5))
-    settings = override(None, small)
-    rest = many_styles_job(content, [styles[2], styles[1]], settings)
-    indices = [checkpoints.index_of(path, job) for job in (three, rest)]
-    assert indices == [1, 1]
-    assert checkpoints.index_of(path, prepare_job(content, styles[2], settings)) is None
-    results = [p.results()[0] for p in run(rest, checkpoint=path, resume=True) if p.done]
-    assert_same(results, [alone["adam"][1]])
+    leave_at(three, 5, index=1)
+    rest = job_of([styles[2], styles[1]])
+    indices = [checkpoints.index_of(checkpoint, job) for job in (three, rest, job_of(styles[2:]))]
+    assert indices == [1, 1, None]
+    assert_same(finished(run(rest, checkpoint=checkpoint, resume=True)), [alone["adam"][1]])
 
 
-def test_a_batch_resumes_as_a_batch(three, path):
-    whole = [r for p in run(three, batch_size=2) if p.done for r in p.results()]
-    with closing(run(three, batch_size=2, checkpoint=path, callback_every=1)) as progresses:
-        next(p for p in progresses if p.step == 5)
-    resumed = run(three, checkpoint=path, resume=True)
-    assert_same([r for p in resumed if p.done for r in p.results()], whole)
+def test_a_batch_resumes_as_a_batch(three, leave_at, checkpoint, monkeypatch):
+    leave_at(three, 5, batch_size=2)
+    with monkeypatch.context() as patch:  # not as single images, if it no longer fits
 
+        def refuse(*args, **options):
+            raise MemoryLimitError("too large")
 
-def test_the_batch_of_a_checkpoint_that_no_longer_fits_is_refused(three, path, monkeypatch):
-    with closing(run(three, batch_size=2, checkpoint=path, callback_every=1)) as progresses:
-        next(p for p in progresses if p.step == 5)
-
-    def refuse(*args, **options):
-        raise MemoryLimitError("too large")
-
-    monkeypatch.setattr(runner, "compile_within_limit", refuse)
-    with pytest.raises(MemoryLimitError, match="too large, or start without resume"):
-        list(run(three, checkpoint=path, resume=True))
+        patch.setattr(runner, "compile_within_limit", refuse)
+        with pytest.raises(MemoryLimitError, match="too large, or start without resume"):
+            list(run(three, checkpoint=checkpoint, resume=True))
+    resumed = finished(run(three, checkpoint=checkpoint, resume=True))
+    assert_same(resumed, finished(run(three, batch_size=2)))
 
 
 # --- what fails ----------------------------------------------------------------------------------
@@ -281,29 +243,16 @@ def test_the_batch_of_a_checkpoint_that_no_longer_fits_is_refused(three, path, m
         ({"sise": 3}, "no setting 'sise'"),
     ],
 )
-def test_what_cannot_run_is_refused(content, styles, small, options, message):
+def test_what_cannot_run_is_refused(make_many, options, message):
     with pytest.raises(InputError, match=message):
-        next(stylize_many(content, styles, **small | options))
+        next(make_many(**options))
 
 
-def test_a_style_that_cannot_be_read_is_refused_before_the_first_image(content, styles, small):
-    with pytest.raises(InputError, match=r"none\.jpg"):
-        next(stylize_many(content, [styles[0], "none.jpg"], **small))
-
-
-@pytest.mark.parametrize("batch_size", [None, 2])
-def test_divergence_gives_the_last_finite_image_of_each(content, styles, one_level, batch_size):
-    def update(updates, state, params=None):
-        return jax.tree.map(lambda g: g * np.nan, updates), state
-
-    diverging = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def test_divergence_gives_the_last_finite_image_of_each(job_of, styles, one_level):
+    nan = optax.chain(optax.sgd(1.0), optax.scale(np.nan))
     with pytest.raises(DivergedError) as caught:
-        list(
-            stylize_many(
-                content, styles, **one_level | {"optimizer": diverging}, batch_size=batch_size
-            )
-        )
-    assert len(caught.value.results) == (batch_size or 1)
+        next(run(job_of(styles, **one_level | {"optimizer": nan}), batch_size=2))
+    assert len(caught.value.results) == 2
     for result in caught.value.results:
         assert np.isfinite(result.image).all()
         assert (result.metadata["steps_done"], result.metadata["stopped"]) == (0, True)

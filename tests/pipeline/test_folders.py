@@ -59,7 +59,6 @@ def test_an_image_that_exists_stays(make, out):
     items = make(["cat"], ["coffee", "flower"])
     assert [(item.skipped, item.error) for item in items] == [(True, None), (False, None)]
     assert (out / "cat-coffee.png").read_bytes() == b"mine"
-    assert all(item.skipped for item in make(["cat"], ["coffee", "flower"]))
 
 
 def test_a_bad_file_costs_its_own_images_only(make, files, out):
@@ -75,31 +74,20 @@ def test_a_bad_file_costs_its_own_images_only(make, files, out):
     assert names(out) == ["cat-coffee.png"]
 
 
-def test_the_suffix_decides_the_format(make, out):
-    make(["cat"], ["coffee"], suffix=".jpg")
-    assert names(out) == ["cat-coffee.jpg"]
-    assert (out / "cat-coffee.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
-
-
 # --- divergence ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def diverging(alone):
     """An optimizer that diverges in its second step for the flower, which has the largest loss."""
-    first, second = sorted((r.history["total"][1] for r in alone["adam"]), reverse=True)[:2]
-    assert alone["adam"][1].history["total"][1] == first
+    others, flower = ([r.history["total"][0] for r in alone["adam"]][i] for i in (0, 1))
+    assert flower > others
 
-    def update(updates, state, params=None, **extra):
-        adam, step = state
-        updates, adam = optimizer.update(updates, adam, params)
-        diverges = (step == 1) & (extra["value"] > (first + second) / 2)
-        return jax.tree.map(lambda u: jnp.where(diverges, jnp.nan, u), updates), (adam, step + 1)
+    def update(updates, step, params=None, **extra):
+        diverges = (step == 1) & (extra["value"] > (flower + others) / 2)
+        return jax.tree.map(lambda g: jnp.where(diverges, jnp.nan, -1e-3 * g), updates), step + 1
 
-    optimizer = optax.adam(0.01, b1=0.9, b2=0.99, eps=1e-12)
-    return optax.GradientTransformationExtraArgs(
-        lambda params: (optimizer.init(params), jnp.zeros((), jnp.int32)), update
-    )
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), jnp.int32), update)
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -142,11 +130,8 @@ def test_a_stopped_run_continues_from_its_checkpoint(make, out, alone):
     assert [item.out.stem for item in first] == ["cat-coffee"]
     assert names(out) == [folders.CHECKPOINT_NAME, "cat-coffee.png"]
     steps = []
-    second = make(
-        ["cat", "rotated"],
-        ["coffee", "flower"],
-        on_progress=lambda progress: steps.append(progress.step) and None,
-    )
+    follow = {"on_progress": lambda progress: steps.append(progress.step)}
+    second = make(["cat", "rotated"], ["coffee", "flower"], **follow)
     assert [item.skipped for item in second] == [True, False, False, False]
     assert steps[0] > 4
     assert folders.CHECKPOINT_NAME not in names(out)

@@ -47,8 +47,8 @@ def test_more_numbers_of_steps_than_levels_are_refused():
 @pytest.mark.parametrize(
     ("size", "shape"), [(None, (48, 64)), (32, (24, 32)), (128, (96, 128))], ids=str
 )
-def test_size_is_the_longest_side_of_the_output(content, styles, one_level, size, shape):
-    job = prepare_job(content, styles[0], override(None, one_level | {"size": size}))
+def test_size_is_the_longest_side_of_the_output(job_of, size, shape):
+    job = job_of(size=size, min_size=None, steps=1)
     assert [level.shape for level in job.levels] == [shape]
 
 
@@ -67,8 +67,3 @@ def test_a_level_has_each_image_at_its_size(content, styles, small):
     assert (coarse.masks.shape, fine.masks.shape) == ((2, 26, 34), (2, 36, 48))
     assert (fine.masks[0, :16] == 1).all()
     assert (fine.masks[0, 20:] == 0).all()
-
-
-def test_each_style_needs_a_scale(content, styles, small):
-    with pytest.raises(InputError, match="2 style scales for 1 styles; give one each"):
-        prepare_job(content, styles[0], override(None, small | {"style_scales": (1.0, 2.0)}))

@@ -1,21 +1,18 @@
 """What an executable needs, and what becomes of a job that does not fit."""
 
-import ctypes
-import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import psutil
 import pytest
 
-from nst_jax import MemoryLimitError, prepare_job, run, stylize
+from nst_jax import MemoryLimitError, run
 from nst_jax.pipeline import memory, planning
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
 from nst_jax.pipeline.planning import choose_tile
 from nst_jax.pipeline.targets import level_inputs
-from nst_jax.settings import override
 
 double = jax.jit(lambda x: 2 * x)
 
@@ -75,63 +72,17 @@ def test_a_cpu_has_what_the_system_can_give():
     assert 2**20 < available_bytes() < psutil.virtual_memory().total
 
 
-class Accelerator:
-    platform = "gpu"
-
-    def __init__(self, stats):
-        self.memory_stats = lambda: stats
-
-
 @pytest.mark.parametrize(
     ("stats", "available"),
     [({"bytes_limit": 1000, "bytes_in_use": 300}, 700), ({"bytes_in_use": 3}, None), (None, None)],
 )
 def test_an_accelerator_has_its_limit_less_what_is_used(monkeypatch, stats, available):
-    monkeypatch.setattr(jax, "devices", lambda: [Accelerator(stats)])
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
     assert available_bytes() == available
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
-)
-def test_freed_memory_goes_back_to_the_system():
-    """glibc keeps the blocks of this size that lie between others in use."""
-    process = psutil.Process()
-    blocks = [bytes(2**16) for _ in range(2000)]
-    used = process.memory_info().rss
-    between = blocks[::8]
-    del blocks
-    before = process.memory_info().rss
-    memory.trim_malloc()
-    assert len(between) == 250
-    assert before > used - 30 * 2**20
-    assert process.memory_info().rss < used - 75 * 2**20
-
-
 # --- jobs ----------------------------------------------------------------------------------------
-
-
-def test_what_a_level_needs_grows_with_its_pixels(content, styles, large, bytes_of_levels):
-    small, large = bytes_of_levels(prepare_job(content, styles[0], override(None, large)))
-    fixed = 1.3e6  # the parameters and the style's targets
-    assert (large - fixed) / (small - fixed) == pytest.approx(2, abs=0.3)
-
-
-@pytest.mark.usefixtures("small_tiles")
-def test_an_image_in_tiles_is_the_same(content, styles, large, bytes_of_levels):
-    """With masks. A coarse level that fits runs whole."""
-    left = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (48, 1))
-    settings = large | {"masks": [left, 1 - left]}
-    job = prepare_job(content, styles[:2], override(None, settings))
-    coarse, fine = bytes_of_levels(job)
-    assert coarse < fine
-    whole, tiled = (
-        stylize(content, styles[:2], **settings, memory_limit=limit) for limit in (fine, fine - 1)
-    )
-    assert (whole.metadata["tile"], tiled.metadata["tile"]) == (None, 32)
-    np.testing.assert_allclose(tiled.history["total"], whole.history["total"], rtol=1e-3)
-    np.testing.assert_array_equal(tiled.history["total"][:2], whole.history["total"][:2])
-    assert np.abs(tiled.image - whole.image).mean() < 1e-3
 
 
 @pytest.fixture
@@ -148,19 +99,19 @@ def compiler_out_of_memory(monkeypatch):
 
 @pytest.mark.usefixtures("small_tiles", "compiler_out_of_memory")
 def test_a_compiler_that_runs_out_of_memory_leads_to_tiles(
-    content, styles, large, caplog, monkeypatch
+    job_of, styles, large, caplog, monkeypatch
 ):
     caplog.set_level("INFO", "nst_jax")
-    job = prepare_job(content, styles[:2], override(None, large), mixes=[(1, 0), (0, 1)])
+    job = job_of(styles[:2], **large)
     assert choose_tile(job, 1, level_inputs(job, 1)) == 32
     assert "96x72 pixels run in tiles of up to 32 pixels" in caplog.text
     monkeypatch.setattr(planning.jax, "default_backend", lambda: "tpu")
     assert planning.choose_batch_size(job) == 1
 
 
-def test_a_state_that_fits_in_no_way_is_refused_at_once(content, styles, large, compilations):
+def test_a_state_that_fits_in_no_way_is_refused_at_once(job_of, large, compilations):
     """L-BFGS remembers 10 steps and gradients."""
-    settings = override(None, large | {"optimizer": "lbfgs", "memory_limit": "1.5MB"})
+    job = job_of(**large | {"optimizer": "lbfgs", "memory_limit": "1.5MB"})
     with pytest.raises(MemoryLimitError, match=r"96x72 pixels need .* for the optimizer alone"):
-        next(run(prepare_job(content, styles[0], settings)))
+        next(run(job))
     assert not {"jit(_run_chunk)", "jit(_style_targets)"} & set(compilations())

@@ -17,7 +17,8 @@ class StyleStatistic(Protocol):
         additive: whether `measure` returns sums over positions. Then the sums of disjoint pieces of
             an image add up to those of the whole, so tiles and shards can be measured apart; and
             the objective divides the sums by the number of positions before it calls `distance`,
-            so that images of different sizes can be compared, and mixes styles linearly.
+            so that images of different sizes can be compared, and mixes styles linearly. A position
+            whose features are all zero must add nothing, because tiles are padded with zeros.
     """
 
     additive: ClassVar[bool]

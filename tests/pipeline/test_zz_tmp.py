@@ -1,0 +1,3 @@
+def test_x(alone):
+    for o in alone.values():
+        print([list(r.history["total"][:3]) for r in o])
