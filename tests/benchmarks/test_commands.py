@@ -35,7 +35,7 @@ def fake_commands(monkeypatch):
         return commands.Usage(1 + 0.5 * done["count"], done["factor"] * 2**30)
 
     def metadata(path):
-        seconds = {"steps_seconds": 0.5 * done["factor"] * done["count"], "compile_seconds": 3.0}
+        seconds = {"steps_seconds": 0.5 * done["factor"] * done["count"], "seconds": 99.0}
         settings = dict.fromkeys(("model", "optimizer", "dtype", "device"), "x")
         return {"steps_done": done["count"], **seconds, **settings}
 
@@ -65,12 +65,13 @@ def test_before_after_has_medians_and_ratios(fake_commands, tmp_path):
         path.mkdir()
     words = ["--sizes", "256", "--optimizers", "adam", "--rounds", "2"]
     assert report_of(before_after.main, *map(str, checkouts), *words) == [
-        ["compile seconds, adam, 256 pixels", "3", "3", "1.00"],
         ["first step, seconds, empty cache, 256 pixels", "4", "4", "1.00"],
         ["first step, seconds, warm cache, 256 pixels", "4", "4", "1.00"],
         ["peak MiB, empty cache, adam, 256 pixels", "1024", "2048", "2.00"],
         ["peak MiB, warm cache, adam, 256 pixels", "1024", "2048", "2.00"],
         ["seconds a step, adam, 256 pixels", "0.5", "1", "2.00"],
+        ["setup seconds, empty cache, adam, 256 pixels", "98", "97", "0.99"],
+        ["setup seconds, warm cache, adam, 256 pixels", "98", "97", "0.99"],
     ]
     assert [words[-1] for words in fake_commands[:3]] == ["0,0,2", "0,0,2", "0,0,20"]
 

@@ -149,9 +149,6 @@ def test_the_callback_follows_each_step_and_its_true_stops(make):
     np.testing.assert_array_equal(seen[-1][1], result.image)
 
 
-# --- what counts ---------------------------------------------------------------------------------
-
-
 def test_a_reconstruction_is_a_job_without_style(content, styles, one_level):
     """The settings of styles have no effect, neither does min_size."""
     settings = one_level | {"content_weight": 1.0}
@@ -193,7 +190,7 @@ def test_the_paper_preset_is_a_raw_weighted_sum(content, styles, one_level):
     style = 0.5 * terms["style/relu1_1"] + 0.5 * terms["style/relu2_1"]
     assert terms["style"] == pytest.approx(style, rel=1e-5)
     assert terms["content"] == pytest.approx(terms["content/relu2_2"], rel=1e-5)
-    assert terms["content"] > 1e6  # a sum over all positions and filters
+    assert terms["content"] > 1e3  # a sum over all positions and filters
     assert terms["total"] == pytest.approx(terms["content"] + 1e6 * style, rel=1e-5)
 
 
@@ -217,9 +214,6 @@ def test_adams_first_step_is_the_learning_rate_in_every_pixel(make, one_level):
     for choice, rate in (({}, 0.01), ({"learning_rate": 0.1}, 0.1)):
         moved = np.abs(make(**one_level | {"steps": 1, "init": "gray"} | choice).image - 0.5)
         assert np.median(moved) == pytest.approx(rate, rel=0.01)
-
-
-# --- what fails ----------------------------------------------------------------------------------
 
 
 def diverging_after(steps):

@@ -92,9 +92,6 @@ def test_a_stop_gives_the_image_so_far_and_no_further_one(make_many, step, stopp
     assert [result.metadata["stopped"] for result in results] == [False, stopped]
 
 
-# --- mixes ---------------------------------------------------------------------------------------
-
-
 def test_an_interpolation_goes_from_the_first_style_to_the_last(content, styles, small, alone):
     first, middle, last = interpolate_styles(content, styles[:2], **small, num_images=3)
     assert_same([first, last], alone["adam"][:2])
@@ -115,9 +112,6 @@ def test_an_interpolation_needs_two_styles_and_two_images(
 ):
     with pytest.raises(InputError, match=f"{num_styles} styles and {num_images} images; give at"):
         next(interpolate_styles(content, styles[:num_styles], **small, num_images=num_images))
-
-
-# --- memory --------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -175,9 +169,6 @@ def test_a_batch_that_does_not_fit_after_all_is_halved(three, alone, monkeypatch
     assert batches == [3, 2, 1, 1, 1]
 
 
-# --- checkpoints ---------------------------------------------------------------------------------
-
-
 def test_a_job_resumes_in_the_middle_of_its_second_image(make_many, alone, checkpoint):
     options = {"checkpoint": checkpoint, "callback_every": 1}
     seen = set()
@@ -230,9 +221,6 @@ def test_a_batch_resumes_as_a_batch(three, leave_at, checkpoint, monkeypatch):
             list(run(three, checkpoint=checkpoint, resume=True))
     resumed = finished(run(three, checkpoint=checkpoint, resume=True))
     assert_same(resumed, finished(run(three, batch_size=2)))
-
-
-# --- what fails ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from nst_jax.pipeline.targets import level_inputs
 
 double = jax.jit(lambda x: 2 * x)
 
-# --- executables ---------------------------------------------------------------------------------
-
 
 def test_an_executable_needs_its_arguments_its_result_and_what_is_between():
     @jax.jit
@@ -80,9 +78,6 @@ def test_an_accelerator_has_its_limit_less_what_is_used(monkeypatch, stats, avai
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert available_bytes() == available
-
-
-# --- jobs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
