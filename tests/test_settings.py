@@ -34,7 +34,7 @@ INVALID = [  # settings, and what their message must contain
     ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0 or the optimizer adam"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
     ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
-    ({"pooling": "avg"}, "pooling is 'avg'; give one of max, average, l2"),
+    ({"pooling": "avg"}, "pooling is 'avg'; give one of max, average, scaled_average, l2"),
     ({"padding": "zero"}, "padding is 'zero'; give one of replicate, same"),
     ({"dtype": "float16"}, "dtype is 'float16'; give one of auto, float32, bfloat16"),
     ({"model": "vgg11"}, "model is 'vgg11'; give one of auto, vgg19, vgg16"),

@@ -383,7 +383,9 @@ def _first_state(
     if not bool(jnp.isfinite(pixels).all()):
         raise InputError("the start image has values that are not finite; give RGB in [0, 1]")
     if isinstance(start, State):
-        return jax.tree.map(jnp.array, start)
+        state = jax.tree.map(jnp.array, start)
+        # Counters on the host, as after a chunk: `current_image` rounds differently on the device.
+        return state._replace(step=np.asarray(start.step), ema_count=np.asarray(start.ema_count))
     init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
     image = jnp.asarray(start)
     return jax.jit(jax.vmap(init) if image.ndim == 4 else init)(image)

@@ -145,7 +145,7 @@ LONG = "x" * 300
         ("--style-layers", ("reconstruct", "content.png", "--style-layers", "x")),
         ("of 'style', 'luminance', 'match', 'histogram'.", (*STYLIZE, "--color-mode", "sepia")),
         ("not one of 'target_energy', 'none'.", (*STYLIZE, "--normalization", "sepia")),
-        ("not one of 'max', 'average', 'l2'.", (*STYLIZE, "--pooling", "sepia")),
+        ("not one of 'max', 'average', 'scaled_average', 'l2'.", (*STYLIZE, "--pooling", "sepia")),
         ("not one of 'replicate', 'same'.", (*STYLIZE, "--padding", "sepia")),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from nst_jax import LossWeights, loss, make_targets
 from nst_jax.models.architectures import conv_names, conv_shape
+from nst_jax.models.kernels.conv3x3 import DirectKernel
 from nst_jax.optimize import chunk_call, init_state
 
 STYLE_LAYERS = {"relu1_1": 0.5, "relu3_1": 0.5}
@@ -24,7 +25,8 @@ def lower_for_cuda(optimizer, dtype):
     params = {"input": {"mean": shape((3,), jnp.float32), "std": shape((3,), jnp.float32)}}
     for name in conv_names("vgg16"):
         kernel = conv_shape(name)
-        params[name] = {"kernel": shape(kernel, dtype), "bias": shape(kernel[3:], dtype)}
+        prepared = DirectKernel(shape(kernel, dtype))  # what prepare_params returns on a GPU
+        params[name] = {"kernel": prepared, "bias": shape(kernel[3:], dtype)}
     image = shape((32, 32, 3), jnp.float32)
     layers = {"content_layers": tuple(CONTENT_LAYERS), "style_layers": tuple(STYLE_LAYERS)}
     targets = jax.eval_shape(lambda p, x: make_targets(p, x, [x], **layers), params, image)

@@ -74,7 +74,9 @@ def test_vmap_in_a_loop_equals_one_image_at_a_time(dtype):
 
     def gradient_in_loop(x):
         def body(_, x):
-            return jax.vjp(lambda x: conv_prepared(x, kernel), x)[1](conv_prepared(x, kernel))[0] / 64
+            return (
+                jax.vjp(lambda x: conv_prepared(x, kernel), x)[1](conv_prepared(x, kernel))[0] / 64
+            )
 
         return lax.fori_loop(0, 2, body, x)
 
