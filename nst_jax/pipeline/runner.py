@@ -260,13 +260,14 @@ class _Batch:
         job = self.job
         if saved is not None:
             first_level, start = saved.level, saved.state
+            steps_done = int(np.ravel(start.ema_count)[0])
             self.metrics = [saved.history]
         else:
-            first_level, start = 0, job.init_image
+            first_level, start, steps_done = 0, job.init_image, 0
             if len(self.mixes) > 1:
                 start = jnp.stack([start] * len(self.mixes))
         chunks = optimize_multiscale(
-            self.levels(first_level),
+            self.levels(first_level, steps_done),
             start,
             optimizer=job.optimizer,
             ema_decay=job.ema_decay,
@@ -284,12 +285,18 @@ class _Batch:
             error.results = self.results(error.image, stopped=True)
             raise
 
-    def levels(self, first_level: int) -> Iterator[Level]:
-        """Yield the optimization problem of each level, computed when it is reached."""
+    def levels(self, first_level: int, steps_done: int) -> Iterator[Level]:
+        """Yield the optimization problem of each level, computed when it is reached.
+
+        A level whose steps are done, ``steps_done`` of them at the first one, needs no targets.
+        """
         job = self.job
         for i in range(first_level, len(job.levels)):
             start_time = time.perf_counter()
             self.inputs = level_inputs(job, i)
+            if job.levels[i].steps == (steps_done if i == first_level else 0):
+                yield Level(*job.levels[i], loss_fn(job, None))
+                continue
             self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
             self.planning_seconds += time.perf_counter() - start_time
             level_targets = self.shared_targets.get(i)
