@@ -5,6 +5,7 @@ the result. Both are pure: parameters, targets and loss weights are pytrees, arg
 ``jit``, ``grad`` or ``vmap``, so that new values of the same shapes need no new compilation.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization, Padding, Pooling
@@ -93,6 +95,32 @@ class Targets:
         """Return a short text without arrays."""
         content, style = ", ".join(self.content), ", ".join(self.style)
         return f"Targets(content: {content or 'none'}; style: {style or 'none'}; {self.statistic})"
+
+
+def _serialize_options(options: tuple[Any, ...]) -> bytes:
+    *names, statistic = options
+    if not isinstance(statistic, Gram):
+        raise NotImplementedError(f"jax.export can serialize Gram matrices only, not {statistic}")
+    return json.dumps([*names, statistic.normalization]).encode()
+
+
+def _deserialize_options(data: bytes) -> tuple[Any, ...]:
+    *names, normalization = json.loads(bytes(data))
+    return (*names, Gram(normalization))
+
+
+export.register_pytree_node_serialization(
+    Targets,
+    serialized_name="nst_jax.Targets",
+    serialize_auxdata=_serialize_options,
+    deserialize_auxdata=_deserialize_options,
+)
+export.register_pytree_node_serialization(
+    LossWeights,
+    serialized_name="nst_jax.LossWeights",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: (),
+)
 
 
 class ImageStatistics(NamedTuple):

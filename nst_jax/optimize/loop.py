@@ -51,11 +51,8 @@ PATIENCE = 10
 
 def init_state(image: Float[Array, "h w 3"], optimizer: Optimizer, ema_decay: float = 0.0) -> State:
     """Return the state before the first step, for an image in [0, 1] (clipped). Pure."""
-    if not hasattr(image, "dtype"):
-        raise InputError(f"the start is a {type(image).__name__}; give one array of floats")
+    _check_start(image)
     image = jnp.asarray(image)
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise InputError(f"the start image has dtype {image.dtype}; give floats in [0, 1]")
     image = jnp.clip(image.astype(jnp.promote_types(image.dtype, jnp.float32)), 0, 1)
     ema = jnp.zeros_like(image) if ema_decay else None
     zero = jnp.zeros((), jnp.int32)
@@ -380,6 +377,7 @@ def _first_state(
 ) -> State:
     """Return the first state in memory of its own, because the compiled loop reuses it."""
     pixels = start.image if isinstance(start, State) else start
+    _check_start(pixels)
     if not bool(jnp.isfinite(pixels).all()):
         raise InputError("the start image has values that are not finite; give RGB in [0, 1]")
     if isinstance(start, State):
@@ -389,6 +387,13 @@ def _first_state(
     init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
     image = jnp.asarray(start)
     return jax.jit(jax.vmap(init) if image.ndim == 4 else init)(image)
+
+
+def _check_start(image: Any) -> None:
+    if not hasattr(image, "dtype"):
+        raise InputError(f"the start is a {type(image).__name__}; give one array of floats")
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise InputError(f"the start image has dtype {image.dtype}; give floats in [0, 1]")
 
 
 def _check_options(

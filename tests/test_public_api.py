@@ -1,0 +1,151 @@
+"""The package as a user meets it after ``import nst_jax``."""
+
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nst_jax
+from nst_jax.errors import InputError
+from nst_jax.settings import Settings, SettingsOverrides
+
+LAYERS = {"relu1_1": 1.0}
+
+
+@pytest.fixture(scope="module")
+def small(vgg16, face, cat):
+    targets = nst_jax.make_targets(
+        vgg16, face[:16, :16], [cat[:16, :16]], content_layers=[*LAYERS], style_layers=[*LAYERS]
+    )
+    weights = nst_jax.LossWeights(1.0, 1.0, 0.0, LAYERS, LAYERS)
+    return face[:16, :16], targets, weights
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert nst_jax.__version__ == version("nst-jax")
+
+
+@pytest.mark.parametrize("name", nst_jax.__all__)
+def test_each_public_name_is_an_attribute_after_import(name):
+    code = f"import nst_jax; nst_jax.{name}"
+    assert getattr(nst_jax, name) is not None
+    if name in ("weights", "optimize"):
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_functions_and_classes_have_docstrings():
+    for name in nst_jax.__all__:
+        assert inspect.getdoc(getattr(nst_jax, name)), name
+
+
+def test_overrides_name_the_settings_with_their_types():
+    assert SettingsOverrides.__annotations__ == Settings.__annotations__
+
+
+def test_a_misspelled_setting_is_refused():
+    with pytest.raises(InputError, match="there is no setting 'stepz'"):
+        nst_jax.stylize("a.jpg", "b.jpg", stepz=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("name", ["stylize", "stylize_many", "interpolate_styles"])
+def test_signatures_are_short(name):
+    assert len(str(inspect.signature(getattr(nst_jax, name)))) < 600
+
+
+def test_representations_are_short(small, vgg16):
+    image, targets, weights = small
+    loss_weights = (vgg16, targets, weights)
+    result = nst_jax.minimize(
+        nst_jax.loss, np.asarray(image), loss_weights, optimizer=optax.sgd(0.1), steps=1
+    )
+    loaded = nst_jax.weights.load_pretrained("vgg16")
+    for value in (targets, result, result.state, loaded):
+        assert len(repr(value)) < 300
+
+
+def test_targets_go_through_export(small, vgg16):
+    image, targets, weights = small
+
+    @jax.jit
+    def total(image, targets):
+        return nst_jax.loss(image, vgg16, targets, weights)[0]
+
+    exported = jax.export.export(total)(image, targets)
+    again = jax.export.deserialize(exported.serialize())
+    np.testing.assert_array_equal(again.call(image, targets), total(image, targets))
+
+
+BAD_IMAGES = {
+    "a batch": (lambda x: x[None], r"shape \(1, 16, 16, 3\); give one \(h, w, 3\), and jax.vmap"),
+    "gray": (lambda x: x[..., 0], r"shape \(16, 16\); give RGB"),
+    "RGBA": (lambda x: jnp.concatenate([x, x[..., :1]], -1), r"\(16, 16, 4\); give RGB"),
+    "bytes": (lambda x: (x * 255).astype(jnp.uint8), "dtype uint8; give floats in"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_an_image_of_another_shape_or_dtype_is_refused(small, vgg16, unchecked, change, message):
+    image, targets, weights = small
+    bad = change(image)
+    with pytest.raises(InputError, match=message):
+        jax.jit(nst_jax.loss)(bad, vgg16, targets, weights)
+    with pytest.raises(InputError, match=message):
+        nst_jax.make_targets(vgg16, styles=[bad], style_layers=[*LAYERS])
+
+
+def test_one_style_without_a_list_is_refused(small, vgg16, unchecked):
+    with pytest.raises(InputError, match="give a list of images"):
+        nst_jax.make_targets(vgg16, styles=small[0], style_layers=[*LAYERS])
+
+
+def squares(image):
+    return jnp.square(image).sum()
+
+
+BAD_LOSSES = {
+    "no terms": (squares, "must return .total, terms."),
+    "a vector": (lambda image: (squares(image), {"a": image}), "returns a of shape"),
+}
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.lbfgs()], ids=["sgd", "lbfgs"])
+@pytest.mark.parametrize(("loss", "message"), BAD_LOSSES.values(), ids=BAD_LOSSES)
+def test_a_loss_without_scalar_terms_is_refused(loss, message, optimizer):
+    with pytest.raises(InputError, match=message):
+        nst_jax.minimize(loss, jnp.zeros((2, 2, 3)), optimizer=optimizer, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"image": jnp.zeros((2, 2, 3))}, "give one array"),
+        (np.zeros((2, 2, 3), np.uint8), "dtype uint8; give floats"),
+    ],
+)
+def test_a_start_that_is_no_float_array_is_refused(start, message):
+    with pytest.raises(InputError, match=message):
+        nst_jax.minimize(lambda x: (squares(x), {}), start, optimizer=optax.sgd(0.1), steps=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1)),
+        optax.lookahead(optax.sgd(0.1), 2, 0.5),
+    ],
+    ids=["sam", "lookahead"],
+)
+def test_an_optimizer_that_needs_more_than_an_array_is_refused_in_one_line(optimizer):
+    with pytest.raises(InputError, match="cannot update a single array") as caught:
+        nst_jax.minimize(
+            lambda x: (squares(x), {}), jnp.zeros((2, 2, 3)), optimizer=optimizer, steps=1
+        )
+    assert "\n" not in str(caught.value)
