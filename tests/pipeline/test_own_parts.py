@@ -72,8 +72,8 @@ def test_a_checkpoint_of_another_transformation_is_refused(make, tmp_path):
     make(optimizer=optax.adam(0.05), **stop)
     with pytest.raises(InputError, match="transformation"):
         make(optimizer=optax.adam(0.06), checkpoint=path, resume=True)
+    schedule = optax.exponential_decay(0.05, 10, 0.5)
     with pytest.raises(InputError, match="transformation"):
-        schedule = optax.exponential_decay(0.05, 10, 0.5)
         make(optimizer=optax.adam(schedule), checkpoint=path, resume=True)
     resumed = make(optimizer=optax.adam(0.05), checkpoint=path, resume=True)
     whole = make(optimizer=optax.adam(0.05))
