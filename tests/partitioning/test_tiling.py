@@ -73,7 +73,7 @@ def problem(params, height, width, content=(), style=(), masks=None, **options):
     (_, terms), _ = whole(*args, LossWeights(*jnp.ones(3), *ones))
     content_layers = {layer: 1 / terms[f"content/{layer}"] for layer in content}
     style_layers = {layer: 1 / terms[f"style/{layer}"] for layer in style}
-    return *args, LossWeights(1.0, 1.0, 1 / terms["tv"], content_layers, style_layers)
+    return *args, LossWeights(*jnp.ones(2), 1 / terms["tv"], content_layers, style_layers)
 
 
 def error(found, expected):
