@@ -1,7 +1,7 @@
 """Gram matrices, the style statistic of Gatys, Ecker & Bethge (2015), "the paper"."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization
 from nst_jax.losses.terms import EPSILON, sum_of_squares
-from nst_jax.models.kernels.dtypes import at_least_float32
 
 __all__ = ["Gram", "gram", "masked_gram", "relative_style_loss", "style_loss"]
 
@@ -42,28 +41,60 @@ class Gram:
         return relative_style_loss(measured, target)
 
 
-@jax.custom_jvp
 def gram(features: Float[Array, "h w n"]) -> Float[Array, "n n"]:
     """Gram matrix G_ij = Σ_k F_ik F_jk over all positions k (the paper's equation 3).
 
     The result is float32, or float64 for float64 features. Its derivative is symmetric, so that the
-    gradient F·(S + Sᵀ), for a cotangent S, is one matrix product and not two.
+    gradient F·(S + Sᵀ), for a cotangent S, is one matrix product and not two. In half precision it
+    supports reverse mode only.
 
     >>> gram(jnp.array([[[1.0, 2.0], [0.0, 3.0]]]))
     Array([[ 1.,  2.],
            [ 2., 13.]], dtype=float32)
     """
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    return jnp.einsum("hwi,hwj->ij", features, features, preferred_element_type=dtype)
+    half_precision = features.dtype in (jnp.bfloat16, jnp.float16)
+    return _gram_half_precision(features) if half_precision else _gram(features)
 
 
-@gram.defjvp
-def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
+@jax.custom_jvp
+def _gram(features: Float[Array, "h w n"]) -> Float[Array, "n n"]:
+    return _inner_products(features, features)
+
+
+@_gram.defjvp
+def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Behind the barrier XLA transposes what is in memory, instead of computing it once a filter.
     features = lax.optimization_barrier(primals[0])
-    # In the features' dtype, so that the gradient is a product in that dtype too.
-    half = at_least_float32(jnp.einsum("hwi,hwj->ij", features, tangents[0]))
-    return gram(features), half + half.T
+    half = _inner_products(features, tangents[0])
+    return _gram(features), half + half.T
+
+
+# Its own VJP, because the transpose of a half precision product with a float32 result multiplies in
+# float32. A product with a half precision result makes a step of 512 pixels 10 % slower on a CPU.
+@jax.custom_vjp
+def _gram_half_precision(features: Float[Array, "h w n"]) -> Float[Array, "n n"]:
+    return _inner_products(features, features)
+
+
+def _gram_fwd(features: Float[Array, "h w n"]) -> tuple[Float[Array, "n n"], Array]:
+    features = lax.optimization_barrier(features)
+    return _inner_products(features, features), features
+
+
+def _gram_bwd(
+    features: Float[Array, "h w n"], cotangent: Float[Array, "n n"]
+) -> tuple[Float[Array, "h w n"]]:
+    symmetric = (cotangent + cotangent.T).astype(features.dtype)
+    product = jnp.dot(features, symmetric, preferred_element_type=jnp.float32)
+    return (product.astype(features.dtype),)
+
+
+_gram_half_precision.defvjp(_gram_fwd, _gram_bwd)
+
+
+def _inner_products(a: Float[Array, "h w n"], b: Float[Array, "h w n"]) -> Float[Array, "n n"]:
+    dtype = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum("hwi,hwj->ij", a, b, preferred_element_type=dtype)
 
 
 def masked_gram(features: Float[Array, "h w n"], mask: Float[Array, "h w"]) -> Float[Array, "n n"]:
