@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import jax
@@ -44,11 +44,18 @@ def _describe(value: Any, depth: int) -> str:
         return f"partial{_describe((value.func, value.args, value.keywords), depth + 1)}"
     function = inspect.unwrap(value) if callable(value) else value
     if isinstance(function, FunctionType):
-        held = [cell.cell_contents for cell in function.__closure__ or ()]
+        held = [_cell_contents(cell) for cell in function.__closure__ or ()]
         held += [function.__defaults__, function.__kwdefaults__]
         name = f"{function.__module__}.{function.__qualname__}"
         return f"{name}#{_code_digest(function.__code__)}{_describe(held, depth + 1)}"
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _cell_contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # The variable has no value yet.
+        return None
 
 
 def _code_digest(code: CodeType) -> str:
