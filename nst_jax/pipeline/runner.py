@@ -290,29 +290,33 @@ class _Batch:
 
         A level whose steps are done, ``steps_done`` of them at the first one, needs no targets.
         """
+        for i in range(first_level, len(self.job.levels)):
+            is_done = self.job.levels[i].steps == (steps_done if i == first_level else 0)
+            yield self.level(
+                i, is_done=is_done
+            )  # No name here holds the targets of the last level.
+
+    def level(self, i: int, *, is_done: bool) -> Level:
+        """Return the optimization problem of one level."""
         job = self.job
-        for i in range(first_level, len(job.levels)):
-            start_time = time.perf_counter()
-            self.inputs = level_inputs(job, i)
-            if job.levels[i].steps == (steps_done if i == first_level else 0):
-                yield Level(*job.levels[i], loss_fn(job, None))
-                continue
-            self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
-            self.planning_seconds += time.perf_counter() - start_time
-            level_targets = self.shared_targets.get(i)
-            if level_targets is None:
-                level_targets = compute_targets(job, self.inputs, self.tile)
-                if len(job.mixes) > len(self.mixes):
-                    self.shared_targets[i] = level_targets
-            targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
-            if len(targets) == 1:
-                args = (job.params, targets[0], job.loss_weights)
-                yield Level(*job.levels[i], loss_fn(job, self.tile), args)
-            else:
-                styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
-                args = (job.params, replace(targets[0], style={}), job.loss_weights)
-                batched_loss = batched_loss_fn(loss_fn(job, None))
-                yield Level(*job.levels[i], batched_loss, args, styles)
+        start_time = time.perf_counter()
+        self.inputs = level_inputs(job, i)
+        if is_done:
+            return Level(*job.levels[i], loss_fn(job, None))
+        self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
+        self.planning_seconds += time.perf_counter() - start_time
+        level_targets = self.shared_targets.get(i)
+        if level_targets is None:
+            level_targets = compute_targets(job, self.inputs, self.tile)
+            if len(job.mixes) > len(self.mixes):
+                self.shared_targets[i] = level_targets
+        targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
+        if len(targets) == 1:
+            args = (job.params, targets[0], job.loss_weights)
+            return Level(*job.levels[i], loss_fn(job, self.tile), args)
+        styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
+        args = (job.params, replace(targets[0], style={}), job.loss_weights)
+        return Level(*job.levels[i], batched_loss_fn(loss_fn(job, None)), args, styles)
 
     def progress(self, chunk: Chunk) -> Progress:
         """Record a chunk's metrics and describe where the images are."""
