@@ -16,6 +16,7 @@ def test_a_command_is_measured_and_its_failure_reported(tmp_path):
         commands.run("stylize", "missing.jpg", commands.STYLE, "-o", tmp_path / "out.png")
 
 
+@pytest.mark.extended
 def test_the_first_step_is_seen_in_the_progress_bar(tmp_path):
     words = ["stylize", commands.CONTENT, commands.STYLE, "-o", tmp_path / "out.png"]
     words += ["--size", "32", "--steps", "500", "--optimizer", "adam", "--model", "vgg16"]

@@ -61,6 +61,7 @@ def test_flops_and_activations_agree_with_xla_and_the_trained_network(params, vg
     assert workload.step_flops(JOB) == 2 * workload.step_flops(workload.Job(64, 1, "adam"))
 
 
+@pytest.mark.extended
 def test_the_command_prints_the_tables():
     command = [sys.executable, Path(report.__file__).parent, "--device", "cpu", "--sizes", "32"]
     command += ["--batches", "1", "--optimizers", "lbfgs", "--steps", "2", "--rounds", "1"]

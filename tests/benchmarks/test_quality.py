@@ -65,6 +65,7 @@ def test_the_judge_scores_style_and_content(pair, judge):
     assert of_style["total"] == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("tool", "steps"), [("nst_jax", 10), ("crowsonkb", 4)])
 def test_a_tool_improves_the_content(tool, steps, pair, judge, tmp_path):
     paths = [tmp_path / "content.png", tmp_path / "style.png"]

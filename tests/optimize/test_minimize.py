@@ -12,18 +12,16 @@ from nst_jax.losses.objective import LossWeights, loss, make_targets
 from nst_jax.optimize import minimize, minimize_batch
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs"])
-def test_the_loss_of_a_style_transfer_falls(name, vgg16, cat, face):
+def test_the_loss_of_a_style_transfer_falls(vgg16, cat, face):
     content, style, layers = cat[:16, :20], face[:28, :24], {"relu1_2": 1.0}
     targets = make_targets(
         vgg16, content, [style], content_layers=list(layers), style_layers=list(layers)
     )
     args = (vgg16, targets, LossWeights(1.0, 10.0, 0.1, layers, layers))
     start = uniform(0.3, 0.7, shape=content.shape)
-    result = minimize(loss, start, args, optimizer=OPTIMIZERS[name], steps=15)
+    result = minimize(loss, start, args, optimizer=OPTIMIZERS["adam"], steps=15)
     before, after = (float(jax.jit(loss)(image, *args)[0]) for image in (start, result.image))
-    index, recorded = (-1, after) if name == "lbfgs" else (0, before)
-    assert result.history["total"][index] == pytest.approx(recorded, rel=1e-4)
+    assert result.history["total"][0] == pytest.approx(before, rel=1e-4)
     assert after < 0.5 * before
 
 

@@ -76,12 +76,12 @@ def test_a_line_search_restarts():
 
 @pytest.mark.parametrize(("name", "ema_decay"), EMA_OPTIONS)
 def test_a_run_is_its_levels_one_after_another(name, ema_decay):
-    options = {"optimizer": OPTIMIZERS[name], "ema_decay": ema_decay}
+    options = {"optimizer": OPTIMIZERS[name], "ema_decay": ema_decay, "compile_fn": compile_once}
     chunks = run(name=name, ema_decay=ema_decay)
     start, totals = START, []
     for level in LEVELS:
         if totals:
-            start = resample_state(result.state, level.shape, **options)
+            start = resample_state(result.state, level.shape, OPTIMIZERS[name], ema_decay)
         result = minimize(rippled, start, level.args, steps=level.steps, **options)
         totals += result.history["total"].tolist()
     assert_trees_equal(chunks[-1].state, result.state)

@@ -19,6 +19,10 @@ class StyleStatistic(Protocol):
             the objective divides the sums by the number of positions before it calls `distance`,
             so that images of different sizes can be compared, and mixes styles linearly. A position
             whose features are all zero must add nothing, because tiles are padded with zeros.
+
+    A statistic that draws random numbers has the class attribute ``stochastic = True``. Its
+    `distance` then takes a third argument, a key from `jax.random.key` that differs from step to
+    step.
     """
 
     additive: ClassVar[bool]
