@@ -2,7 +2,15 @@
 
 from typing import Literal
 
-__all__ = ["ColorMode", "ModelName", "Normalization", "Padding", "Pooling", "Preprocessing"]
+__all__ = [
+    "ColorMode",
+    "ModelName",
+    "Normalization",
+    "Padding",
+    "Pooling",
+    "Preprocessing",
+    "StyleLossName",
+]
 
 ColorMode = Literal["style", "luminance", "match", "histogram"]
 """Where the colors of the result come from: see `nst_jax.images.color.apply_color_mode`."""
@@ -19,3 +27,6 @@ Pooling = Literal["max", "average", "scaled_average", "l2"]
 
 Preprocessing = Literal["caffe", "torchvision"]
 """The mean and the scale of the pixels that the network was trained with."""
+
+StyleLossName = Literal["gram", "moments", "sliced", "nearest"]
+"""The style statistics that have a name: see `nst_jax.losses.statistics`."""

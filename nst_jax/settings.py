@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
-from nst_jax._types import ColorMode, Normalization, Padding, Pooling
+from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
 from nst_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
@@ -81,8 +81,9 @@ class Settings:
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
         weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
-        style_statistic: what the style loss compares (`nst_jax.losses.StyleStatistic`); None means
-            Gram matrices with the chosen normalization.
+        style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
+            (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of
+            your own (`nst_jax.losses.StyleStatistic`).
         loss_fn: a loss to use instead of `nst_jax.loss`, with the same arguments and results. It
             may call `nst_jax.loss` and add terms. It never runs tile by tile.
         dtype: dtype of the network: ``float32``, ``bfloat16``, or ``auto``, which means bfloat16
@@ -121,7 +122,7 @@ class Settings:
     seed: int = 0
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
     weights: Path | str | Weights | Params | None = None
-    style_statistic: StyleStatistic | None = None
+    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic = "gram"
     loss_fn: LossFn | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_limit: str | int | None = None
@@ -141,6 +142,7 @@ class Settings:
             object.__setattr__(self, name, converted)
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
+        _check_style_loss(self.style_loss)
         if isinstance(self.optimizer, str) and self.optimizer not in ("lbfgs", "adam"):
             raise InputError(f"optimizer is {self.optimizer!r}; choose lbfgs or adam")
         if self.learning_rate is not None and self.optimizer != "adam":
@@ -187,7 +189,7 @@ class SettingsOverrides(TypedDict, total=False):
     seed: int
     model: Literal["auto", "vgg19", "vgg16"]
     weights: Path | str | Weights | Params | None
-    style_statistic: StyleStatistic | None
+    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic
     loss_fn: LossFn | None
     dtype: Literal["auto", "float32", "bfloat16"]
     memory_limit: str | int | None
@@ -250,6 +252,22 @@ def _strings(values: Iterable[str]) -> tuple[str, ...]:
 
 def _layer_weights(layers: Mapping[str, float]) -> dict[str, float]:
     return {str(layer): float(weight) for layer, weight in layers.items()}
+
+
+def _check_style_loss(style_loss: Any) -> None:
+    if hasattr(style_loss, "measure"):
+        return
+    choices = get_args(StyleLossName)
+    weights = style_loss if isinstance(style_loss, Mapping) else {style_loss: 1.0}
+    try:
+        valid = all(name in choices and _is_weight(float(weights[name])) for name in weights)
+    except (TypeError, ValueError):
+        valid = False
+    if not (valid and any(weights.values())):
+        raise InputError(
+            f"style_loss is {style_loss!r}; give {', '.join(choices)}, or several of them with "
+            "weights"
+        )
 
 
 def _is_weight(value: float) -> bool:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from nst_jax._types import Normalization, Padding, Pooling
 from nst_jax.errors import InputError
 from nst_jax.losses import terms
-from nst_jax.losses.statistics import Gram, StyleStatistic
+from nst_jax.losses.statistics import Gram, StyleStatistic, is_stochastic
 from nst_jax.models.architectures import num_poolings
 from nst_jax.models.kernels.dtypes import at_least_float32
 from nst_jax.models.vgg import VGG, Params, check_image
@@ -259,6 +259,11 @@ def combine_targets(
     # A pixel then feels its style as strongly as without masks, however small its mask is.
     mask_weights = covered * jnp.asarray(weights, covered.dtype) * len(weights)
     layer_masks = {layer: downsample_masks(masks, layer) for layer in styles[0]}
+    if len({str(jax.tree.map(jnp.shape, style)) for style in styles}) > 1:
+        raise InputError(
+            f"with masks, {statistic} needs style images of one size; crop them to the same, or "
+            "choose the style loss gram or moments"
+        )
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *styles)
     return Targets(content, stacked, layer_masks, mask_weights, **options)
 
@@ -307,7 +312,12 @@ def num_positions(layer: str, height: int, width: int) -> int:
 
 
 def loss(
-    image: Float[Array, "h w 3"], params: Params, targets: Targets, loss_weights: LossWeights
+    image: Float[Array, "h w 3"],
+    params: Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """α·L_content + β·L_style + tv_weight·L_tv (the paper's equation 7, and smoothness).
 
@@ -316,6 +326,8 @@ def loss(
         params: the network's parameters, the same as the targets were made with.
         targets: from `make_targets`.
         loss_weights: must name the layers of the targets.
+        key: a random key for a stochastic style statistic, another one at each step; None draws the
+            same numbers every time.
 
     Returns:
         The total, and its terms before α, β and tv_weight: ``content``, ``style`` and ``tv``, and
@@ -329,7 +341,8 @@ def loss(
     check_targets(image, targets, loss_weights)
     network = VGG(params, pooling=targets.pooling, padding=targets.padding)
     features = network(image, tuple({**targets.content, **targets.style}))
-    return total_loss(compute_statistics(features, targets), image, targets, loss_weights)
+    statistics = compute_statistics(features, targets)
+    return total_loss(statistics, image, targets, loss_weights, key=key)
 
 
 def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
@@ -372,6 +385,8 @@ def total_loss(
     image: Float[Array, "h w 3"],
     targets: Targets,
     loss_weights: LossWeights,
+    *,
+    key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the weighted sum of the loss terms, given the statistics of ``image``; see `loss`."""
     content = {}
@@ -381,9 +396,13 @@ def total_loss(
             energy = terms.content_loss(P, jnp.zeros_like(P))
             half_squared_error /= energy + terms.EPSILON
         content[layer] = half_squared_error
+    keys: Any = [()] * len(targets.style)  # No argument but for a stochastic statistic.
+    if is_stochastic(targets.statistic):
+        key = jax.random.key(0) if key is None else key
+        keys = [(layer_key,) for layer_key in jax.random.split(key, len(targets.style))]
     style = {
-        layer: _style_term(statistics.style[layer], image.shape[:2], targets, layer)
-        for layer in targets.style
+        layer: _style_term(statistics.style[layer], image.shape[:2], targets, layer, *layer_key)
+        for layer, layer_key in zip(targets.style, keys, strict=True)
     }
     zero = jnp.zeros((), at_least_float32(image).dtype)
     sums = {
@@ -402,20 +421,20 @@ def total_loss(
 
 
 def _style_term(
-    measured: Any, shape: tuple[int, ...], targets: Targets, layer: str
+    measured: Any, shape: tuple[int, ...], targets: Targets, layer: str, *key: Array
 ) -> Float[Array, ""]:
     statistic, target = targets.statistic, targets.style[layer]
     if layer not in targets.layer_masks:
         if statistic.additive:
             measured = _divide(measured, num_positions(layer, shape[0], shape[1]))
-        return statistic.distance(measured, target)
+        return statistic.distance(measured, target, *key)
     assert targets.mask_weights is not None
     positions = targets.layer_masks[layer].sum((1, 2))
     # A mask that covers only rows and columns that pooling drops is empty in deeper layers.
     nonempty = positions > terms.EPSILON
     if statistic.additive:
         measured = jax.vmap(_divide)(measured, jnp.where(nonempty, positions, 1.0))
-    distances = jax.vmap(statistic.distance)(measured, target)
+    distances = jax.vmap(lambda a, b: statistic.distance(a, b, *key))(measured, target)
     return jnp.dot(targets.mask_weights * nonempty, distances)
 
 

@@ -49,14 +49,23 @@ PATIENCE = 10
 """The optimization has converged when the line search finds nothing better this often in a row."""
 
 
-def init_state(image: Float[Array, "h w 3"], optimizer: Optimizer, ema_decay: float = 0.0) -> State:
-    """Return the state before the first step, for an image in [0, 1] (clipped). Pure."""
+def init_state(
+    image: Float[Array, "h w 3"],
+    optimizer: Optimizer,
+    ema_decay: float = 0.0,
+    key: Array | None = None,
+) -> State:
+    """Return the state before the first step, for an image in [0, 1] (clipped). Pure.
+
+    ``key`` is a random key for a loss that draws random numbers.
+    """
     _check_start(image)
     image = jnp.asarray(image)
     image = jnp.clip(image.astype(jnp.promote_types(image.dtype, jnp.float32)), 0, 1)
     ema = jnp.zeros_like(image) if ema_decay else None
     zero = jnp.zeros((), jnp.int32)
-    return State(image, ema, optimizer.init(image), zero, zero)
+    key_data = None if key is None else jax.random.key_data(key)
+    return State(image, ema, optimizer.init(image), zero, zero, key_data)
 
 
 def step(
@@ -86,17 +95,20 @@ def step(
     """
     image, ema, opt_state = state[:3]
     optimizer = optax.with_extra_args_support(optimizer)
+    key = _step_key(state)
 
     def value(image: Array) -> Array:
-        return _reflected_loss(loss, image, args)[0]
+        return _reflected_loss(loss, image, args, key)[0]
 
     def value_and_terms(image: Array) -> tuple[Array, Mapping[str, Array]]:
-        return _evaluate(loss, image, args)
+        return _evaluate(loss, image, args, key)
 
     if _is_line_search_state(opt_state):
-        # The last trial of the line search is evaluated already and stored in the state.
-        total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
         terms = {}
+        if key is None:  # The last trial of the line search is evaluated and stored in the state.
+            total, grads = optax.value_and_grad_from_state(value)(image, state=opt_state)
+        else:
+            total, grads = jax.value_and_grad(value)(image)
     else:
         (total, terms), grads = jax.value_and_grad(value_and_terms, has_aux=True)(image)
     updates, opt_state = optimizer.update(
@@ -109,7 +121,7 @@ def step(
         image = jnp.clip(image, 0.0, 1.0)
     if ema is not None:
         ema = ema_decay * ema + (1 - ema_decay) * image
-    state = State(image, ema, opt_state, state.step + 1, state.ema_count + 1)
+    state = State(image, ema, opt_state, state.step + 1, state.ema_count + 1, state.key)
     return state, {"total": jnp.asarray(total), **terms}
 
 
@@ -184,6 +196,7 @@ def optimize_chunks(
     steps: int,
     batched_args: Any = None,
     ema_decay: float = 0.0,
+    key: Array | None = None,
     callback_every: int | None = None,
     compile_fn: CompileFn = aot_compile,
 ) -> Iterator[Chunk]:
@@ -201,6 +214,8 @@ def optimize_chunks(
             between them. The loss is then ``loss(image, batched_args[i], *args)``.
         ema_decay: decay d of the moving average (1 − d) Σ dⁱ xₜ₋ᵢ; 0 for none. The grain that Adam
             leaves in an image differs from step to step and averages out. Not with a line search.
+        key: a random key, for a loss that takes the keyword ``key``: it gets another one at each
+            step. A state holds its own.
         callback_every: chunks also end at multiples of this many steps.
         compile_fn: compiles the loop.
 
@@ -210,7 +225,7 @@ def optimize_chunks(
             optimizer's line search meets a batch (see `minimize_batch`) or an EMA.
     """
     optimizer = _with_extra_args(optimizer)
-    state = _first_state(start, optimizer, ema_decay)
+    state = _first_state(start, optimizer, ema_decay, key)
     line_search = _is_line_search_state(state.opt_state)
     _check_options(state, steps, callback_every, ema_decay, line_search)
     if steps == 0:
@@ -318,10 +333,10 @@ def _run_chunk(
     records = jax.tree.map(lambda x: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype), shapes)
     state, records = jax.lax.fori_loop(0, num_steps, body_fn, (state, records))
     if _is_line_search_state(state.opt_state):
-        terms = jax.eval_shape(_reflected_loss, loss, state.image, args)[1]
+        terms = jax.eval_shape(_reflected_loss, loss, state.image, args, _step_key(state))[1]
         records["last"] = jax.lax.cond(
             with_terms,
-            lambda image: _reflected_loss(loss, image, args)[1],
+            lambda image: _reflected_loss(loss, image, args, _step_key(state))[1],
             lambda image: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms),
             state.image,
         )
@@ -330,16 +345,16 @@ def _run_chunk(
 
 @partial(jax.jit, static_argnums=0)  # Traced once for all its uses in a line search.
 def _reflected_loss(
-    loss: LossFn, image: Array, args: tuple[Any, ...]
+    loss: LossFn, image: Array, args: tuple[Any, ...], key: Array | None
 ) -> tuple[Array, Mapping[str, Array]]:
-    return _evaluate(loss, reflect(image), args)
+    return _evaluate(loss, reflect(image), args, key)
 
 
 def _evaluate(
-    loss: LossFn, image: Array, args: tuple[Any, ...]
+    loss: LossFn, image: Array, args: tuple[Any, ...], key: Array | None
 ) -> tuple[Array, Mapping[str, Array]]:
     """Call the loss and check what it returns, which costs nothing once it is traced."""
-    result = loss(image, *args)
+    result = loss(image, *args) if key is None else loss(image, *args, key=key)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise InputError(
             "the loss must return (total, terms), a scalar and a dict of scalars; return "
@@ -349,6 +364,12 @@ def _evaluate(
         if jnp.shape(value) != ():
             raise InputError(f"the loss returns {name} of shape {jnp.shape(value)}; give scalars")
     return result
+
+
+def _step_key(state: State) -> Array | None:
+    if state.key is None:
+        return None
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
 @lru_cache(maxsize=64)  # The loop is compiled once for each optimizer object.
@@ -374,6 +395,7 @@ def _first_state(
     start: Float[Array, "*k h w 3"] | Float[np.ndarray, "*k h w 3"] | State,
     optimizer: Optimizer,
     ema_decay: float,
+    key: Array | None,
 ) -> State:
     """Return the first state in memory of its own, because the compiled loop reuses it."""
     pixels = start.image if isinstance(start, State) else start
@@ -384,7 +406,7 @@ def _first_state(
         state = jax.tree.map(jnp.array, start)
         # Counters on the host, as after a chunk: `current_image` rounds differently on the device.
         return state._replace(step=np.asarray(start.step), ema_count=np.asarray(start.ema_count))
-    init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
+    init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay, key=key)
     image = jnp.asarray(start)
     return jax.jit(jax.vmap(init) if image.ndim == 4 else init)(image)
 

@@ -30,6 +30,7 @@ def minimize(
     optimizer: Optimizer,
     steps: int,
     ema_decay: float = 0.0,
+    key: Array | None = None,
     on_progress: Callable[[Chunk], bool | None] | None = None,
     callback_every: int | None = None,
     compile_fn: CompileFn = aot_compile,
@@ -57,6 +58,7 @@ def minimize(
         "optimizer": optimizer,
         "steps": steps,
         "ema_decay": ema_decay,
+        "key": key,
         "callback_every": callback_every,
         "compile_fn": compile_fn,
     }
@@ -73,6 +75,7 @@ def minimize_batch(
     optimizer: Optimizer,
     steps: int,
     ema_decay: float = 0.0,
+    key: Array | None = None,
     on_progress: Callable[[Chunk], bool | None] | None = None,
     callback_every: int | None = None,
     compile_fn: CompileFn = aot_compile,
@@ -100,6 +103,7 @@ def minimize_batch(
         "steps": steps,
         "batched_args": batched_args,
         "ema_decay": ema_decay,
+        "key": key,
         "callback_every": callback_every,
         "compile_fn": compile_fn,
     }

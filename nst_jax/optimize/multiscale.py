@@ -55,7 +55,7 @@ def resample_state(
 
         opt_state = jax.tree.map(resample, state.opt_state)
     ema = None if state.ema is None else jnp.zeros_like(image)
-    return State(image, ema, opt_state, state.step, jnp.zeros_like(state.ema_count))
+    return State(image, ema, opt_state, state.step, jnp.zeros_like(state.ema_count), state.key)
 
 
 def optimize_multiscale(
@@ -64,6 +64,7 @@ def optimize_multiscale(
     *,
     optimizer: Optimizer,
     ema_decay: float = 0.0,
+    key: Array | None = None,
     first_level: int = 0,
     callback_every: int | None = None,
     compile_fn: CompileFn = aot_compile,
@@ -77,6 +78,7 @@ def optimize_multiscale(
             a chunk of an earlier run, whose ``ema_count`` steps at that level count as done.
         optimizer: any Optax transformation. Its moments are resampled from level to level.
         ema_decay: decay of the EMA, which restarts at each level.
+        key: as in `nst_jax.optimize.optimize_chunks`.
         first_level: the index of the first of ``levels``.
         callback_every: as in `nst_jax.optimize.optimize_chunks`, counted over all levels.
         compile_fn: as in `nst_jax.optimize.optimize_chunks`.
@@ -106,6 +108,7 @@ def optimize_multiscale(
             steps=steps,
             batched_args=level.batched_args,
             ema_decay=ema_decay,
+            key=key,
             callback_every=callback_every,
             compile_fn=compile_fn,
         ):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 __all__ = [
     "Chunk",
@@ -21,7 +21,8 @@ __all__ = [
 Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
-"""``loss(image, *args) -> (total, terms)``, such as `nst_jax.loss`."""
+"""``loss(image, *args) -> (total, terms)``, such as `nst_jax.loss`. If the state has a random key,
+the loss is called with the keyword ``key``, another one at each step."""
 
 CompileFn = Callable[..., Callable[..., Any]]
 """``compile_fn(jitted, *args, **static)`` returns an executable of ``args``."""
@@ -49,6 +50,8 @@ class State(NamedTuple):
     """The number of steps taken."""
     ema_count: Int[Array, "*k"]
     """The number of steps since the EMA was started: at one level, the steps at that level."""
+    key: UInt32[Array, "*k 2"] | None = None
+    """The data of a random key, for a loss that draws random numbers at each step."""
 
     def __repr__(self) -> str:
         """Return a short text without arrays."""

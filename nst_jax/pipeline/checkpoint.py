@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_path
-from nst_jax.optimize import History, State, init_state
+from nst_jax.optimize import History, State
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
@@ -154,12 +154,9 @@ def _difference(name: str, saved: dict[str, Any], current: dict[str, Any]) -> st
 
 
 def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:
-    def init(image: Array) -> State:
-        return init_state(image, job.optimizer, job.ema_decay)
-
     if num_images == 1:
-        return init(jnp.zeros((*shape, 3)))
-    return jax.vmap(init)(jnp.zeros((num_images, *shape, 3)))
+        return job.init_state(jnp.zeros((*shape, 3)))
+    return jax.vmap(job.init_state)(jnp.zeros((num_images, *shape, 3)))
 
 
 def _named_leaves(state: State) -> dict[str, Array]:

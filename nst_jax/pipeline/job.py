@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, Float32
 from nst_jax import images
 from nst_jax.errors import InputError
 from nst_jax.images import ImageData, ImageSource, color
-from nst_jax.losses import Gram, LossWeights, StyleStatistic
+from nst_jax.losses import LossWeights, StyleStatistic
 from nst_jax.losses.objective import normalize_weights
+from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
-from nst_jax.optimize import Optimizer, has_line_search
+from nst_jax.optimize import Optimizer, State, has_line_search, init_state
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.settings import Settings, parse_bytes
@@ -86,6 +87,15 @@ class Job:
     def num_steps(self) -> int:
         """The steps of one image through all levels."""
         return sum(level.steps for level in self.levels)
+
+    @property
+    def key(self) -> Array | None:
+        """The random key of a stochastic statistic."""
+        return jax.random.key(self.settings.seed) if is_stochastic(self.statistic) else None
+
+    def init_state(self, image: Float[Array, "h w 3"]) -> State:
+        """Return the state of the optimization before the first step."""
+        return init_state(image, self.optimizer, self.ema_decay, self.key)
 
 
 def prepare_job(
@@ -165,7 +175,7 @@ def prepare_job(
             content_layers,
             style_layers,
         ),
-        statistic=settings.style_statistic or Gram(settings.normalization),
+        statistic=make_statistic(settings.style_loss, settings.normalization),
         optimizer=optimizer,
         ema_decay=ema_decay,
         memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
@@ -193,7 +203,7 @@ def _metadata(
             "init": source_name(settings.init),
             "masks": [source_name(mask) for mask in as_list(settings.masks)],
             "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
-            "style_statistic": settings.style_statistic and repr(settings.style_statistic),
+            "style_loss": _describe_style_loss(settings.style_loss),
             "loss_fn": settings.loss_fn and describe_callable(settings.loss_fn),
             "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
@@ -210,6 +220,12 @@ def _metadata(
             "device": jax.devices()[0].device_kind,
         }
     )
+
+
+def _describe_style_loss(style_loss: Any) -> Any:
+    if isinstance(style_loss, Mapping):
+        return dict(style_loss)
+    return style_loss if isinstance(style_loss, str) else repr(style_loss)
 
 
 def as_list(sources: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from nst_jax.errors import MemoryLimitError
 from nst_jax.losses import LossWeights, Targets, loss
 from nst_jax.models.vgg import Params
-from nst_jax.optimize import LossFn, chunk_call, has_line_search, init_state
+from nst_jax.optimize import LossFn, chunk_call, has_line_search
 from nst_jax.partitioning import tiled_loss_fn
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
@@ -31,7 +31,7 @@ def check_state_fits(job: Job) -> None:
     """Refuse at once, not after the coarse levels, what cannot fit in any number of tiles."""
     shape = (*job.levels[-1].shape, 3)
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    state = jax.eval_shape(lambda x: init_state(x, job.optimizer, job.ema_decay), image)
+    state = jax.eval_shape(job.init_state, image)
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     limit = job.memory_limit or available_bytes()
     if limit is not None and needed > limit:
@@ -44,6 +44,8 @@ def check_state_fits(job: Job) -> None:
 def choose_batch_size(job: Job) -> int:
     """Return how many images run fastest in one batch and fit into the memory."""
     if len(job.mixes) == 1 or jax.default_backend() == "cpu" or has_line_search(job.optimizer):
+        return 1
+    if not job.statistic.additive and len({style.shape for style in job.styles}) > 1:
         return 1
     finest = len(job.levels) - 1
     limit = job.memory_limit or available_bytes()
@@ -86,7 +88,7 @@ def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
 def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -> Any:
     """Return what the loop will compile for one image at this level, from shapes alone."""
     image = jax.ShapeDtypeStruct((*job.levels[level].shape, 3), jnp.float32)
-    state = jax.eval_shape(lambda x: init_state(x, job.optimizer, job.ema_decay), image)
+    state = jax.eval_shape(job.init_state, image)
     args = (job.params, target_shapes(job, inputs, job.mixes[0]), job.loss_weights)
     return chunk_call(
         loss_fn(job, tile), state, args, optimizer=job.optimizer, ema_decay=job.ema_decay
@@ -106,9 +108,14 @@ def batched_loss_fn(loss: LossFn) -> LossFn:
     between the images of a batch."""
 
     def loss_with_style(
-        image: Array, style: dict[str, Any], params: Params, targets: Targets, weights: LossWeights
+        image: Array,
+        style: dict[str, Any],
+        params: Params,
+        targets: Targets,
+        weights: LossWeights,
+        **key: Array,
     ) -> tuple[Array, Mapping[str, Array]]:
-        return loss(image, params, replace(targets, style=style), weights)
+        return loss(image, params, replace(targets, style=style), weights, **key)
 
     return loss_with_style
 

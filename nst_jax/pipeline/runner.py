@@ -271,6 +271,7 @@ class _Batch:
             start,
             optimizer=job.optimizer,
             ema_decay=job.ema_decay,
+            key=job.key,
             first_level=first_level,
             callback_every=callback_every,
             compile_fn=partial(compile_within_limit, limit=job.memory_limit),

@@ -18,7 +18,7 @@ SHARED = {
     *("--dtype", "--memory-limit", "--quiet", "--out", "--help"),
 }
 MIX = {"--style-weights"}
-STYLE = {"--min-size", "--style-layers", "--style-scales"}
+STYLE = {"--min-size", "--style-layers", "--style-loss", "--style-scales"}
 CONTENT = {"--content-layers", "--content-weight", "--style-weight", "--color-mode"}
 ONE_IMAGE = {"--preview-every", "--resume", "--log", "--loss-plot"}
 OPTIONS = {

@@ -37,17 +37,17 @@ def result(alone):
 
 
 def test_the_gram_statistic_given_by_hand_is_the_default(make, result):
-    own = make(style_statistic=Gram("target_energy"))
+    own = make(style_loss=Gram("target_energy"))
     np.testing.assert_array_equal(own.image, result.image)
-    assert result.metadata["style_statistic"] is None
-    assert own.metadata["style_statistic"] == "Gram(normalization='target_energy')"
+    assert result.metadata["style_loss"] == "gram"
+    assert own.metadata["style_loss"] == "Gram(normalization='target_energy')"
 
 
 def test_a_statistic_that_is_not_additive_makes_an_image_and_refuses_tiles(make):
-    own = make(style_statistic=SignedRoots())
+    own = make(style_loss=SignedRoots())
     assert np.isfinite(own.image).all()
     with pytest.raises(InputError, match="memory"):
-        make(style_statistic=SignedRoots(), memory_limit="1MB")
+        make(style_loss=SignedRoots(), memory_limit="1MB")
 
 
 def test_an_own_loss_is_minimized_and_its_terms_are_recorded(make, result):

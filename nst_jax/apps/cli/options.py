@@ -115,6 +115,17 @@ class LayerWeightsType(click.ParamType):
         return layers
 
 
+class StyleLossType(LayerWeightsType):
+    """One name, or several with their weights, such as ``gram:1,sliced:0.5``."""
+
+    name = "name[:weight],…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the value."""
+        weights = super().convert(value, param, ctx)
+        return weights if len(weights) > 1 or ":" in value else next(iter(weights))
+
+
 def setting_option(flag: str, kind: Any, help_text: str, *, default: str | None = None) -> Any:
     """Return an option for the setting of the same name."""
     name = flag.removeprefix("--").replace("-", "_")
@@ -175,6 +186,11 @@ STYLE_OPTIONS: Final = (
         LayerWeightsType(),
         "Layers that compare style. Shallow layers carry color and grain, deep layers shapes.",
         default=format_layers(DEFAULTS.style_layers),
+    ),
+    setting_option(
+        "--style-loss",
+        StyleLossType(),
+        "What is compared with the style: gram, moments, sliced, nearest, or several with weights.",
     ),
     setting_option(
         "--style-scales",

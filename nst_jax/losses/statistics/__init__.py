@@ -12,5 +12,25 @@ from nst_jax.losses.statistics.gram import (
     relative_style_loss,
     style_loss,
 )
+from nst_jax.losses.statistics.moments import Moments, gaussian_wasserstein
+from nst_jax.losses.statistics.nearest import NearestNeighbor, nearest_neighbor_loss
+from nst_jax.losses.statistics.sliced import SlicedWasserstein, sliced_wasserstein
+from nst_jax.losses.statistics.weighted import WeightedSum, is_stochastic, make_statistic
 
-__all__ = ["Gram", "StyleStatistic", "gram", "masked_gram", "relative_style_loss", "style_loss"]
+__all__ = [
+    "Gram",
+    "Moments",
+    "NearestNeighbor",
+    "SlicedWasserstein",
+    "StyleStatistic",
+    "WeightedSum",
+    "gaussian_wasserstein",
+    "gram",
+    "is_stochastic",
+    "make_statistic",
+    "masked_gram",
+    "nearest_neighbor_loss",
+    "relative_style_loss",
+    "sliced_wasserstein",
+    "style_loss",
+]

@@ -1,0 +1,92 @@
+"""Style statistics by name, and several at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nst_jax._types import Normalization, StyleLossName
+from nst_jax.losses.statistics.base import StyleStatistic
+from nst_jax.losses.statistics.gram import Gram
+from nst_jax.losses.statistics.moments import Moments
+from nst_jax.losses.statistics.nearest import NearestNeighbor
+from nst_jax.losses.statistics.sliced import SlicedWasserstein
+from nst_jax.losses.terms import EPSILON
+
+__all__ = ["WeightedSum", "is_stochastic", "make_statistic"]
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A weighted sum of the distances of several statistics, as a `nst_jax.losses.StyleStatistic`.
+
+    It is additive if all of them are.
+
+    Attributes:
+        parts: pairs of a statistic and its weight.
+    """
+
+    parts: tuple[tuple[StyleStatistic, float], ...]
+
+    @property
+    def additive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether every part is additive."""
+        return all(statistic.additive for statistic, _ in self.parts)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a part draws random numbers."""
+        return any(is_stochastic(statistic) for statistic, _ in self.parts)
+
+    def measure(
+        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
+    ) -> tuple[Any, ...]:
+        """Measure each part."""
+        measured = [statistic.measure(features, mask) for statistic, _ in self.parts]
+        if self.additive:
+            return tuple(measured)
+        # The objective does not divide these sums by the positions, so this does.
+        height, width, _ = features.shape
+        positions = height * width if mask is None else mask.sum() + EPSILON
+        return tuple(
+            jax.tree.map(lambda x: x / positions, sums) if statistic.additive else sums
+            for sums, (statistic, _) in zip(measured, self.parts, strict=True)
+        )
+
+    def distance(
+        self, measured: tuple[Any, ...], target: tuple[Any, ...], key: Array | None = None
+    ) -> Float[Array, ""]:
+        """Add the weighted distances; ``key`` is needed if the sum is stochastic."""
+        total = jnp.zeros(())
+        for index, (statistic, weight) in enumerate(self.parts):
+            keys = ()
+            if is_stochastic(statistic):
+                assert key is not None
+                keys = (jax.random.fold_in(key, index),)
+            total += weight * statistic.distance(measured[index], target[index], *keys)
+        return total
+
+
+def is_stochastic(statistic: StyleStatistic) -> bool:
+    """Return whether the distance of a statistic takes a random key."""
+    return getattr(statistic, "stochastic", False)
+
+
+def make_statistic(
+    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic,
+    normalization: Normalization = "target_energy",
+) -> StyleStatistic:
+    """Return a statistic by its name, or the weighted sum of several; a statistic stays as it is.
+
+    ``normalization`` is that of Gram matrices; the others are always relative.
+    """
+    if isinstance(style_loss, Mapping):
+        parts = ((make_statistic(name, normalization), style_loss[name]) for name in style_loss)
+        return WeightedSum(tuple(parts))
+    if style_loss == "gram":
+        return Gram(normalization)
+    by_name = {"moments": Moments, "sliced": SlicedWasserstein, "nearest": NearestNeighbor}
+    return by_name[style_loss]() if isinstance(style_loss, str) else style_loss

@@ -1,0 +1,66 @@
+"""Whole jobs with each style loss by its name."""
+
+import numpy as np
+import pytest
+
+from nst_jax import Settings, run, stylize, stylize_many
+from nst_jax.errors import InputError
+from nst_jax.settings import override
+
+
+@pytest.fixture(params=["moments", "sliced", "nearest"])
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_style_loss_falls_and_is_in_the_metadata(make, name, optimizer):
+    result = make(style_loss=name, optimizer=optimizer, steps=(3, 12))
+    style = result.history["style"][3:]
+    style = style[np.isfinite(style)]
+    assert style[-1] < style[0]
+    assert result.metadata["style_loss"] == name
+
+
+def test_a_mixture_is_the_sum_of_its_parts(make):
+    result = make(style_loss={"gram": 1.0, "nearest": 0.5}, steps=(2, 2))
+    assert result.metadata["style_loss"] == {"gram": 1.0, "nearest": 0.5}
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_moments_run_tile_by_tile_and_samples_refuse_it(job_of, large, make, bytes_of_levels):
+    limited = large | {"style_loss": "moments"}
+    limit = bytes_of_levels(job_of(**limited))[1] - 1
+    assert make(**limited, memory_limit=limit).metadata["tile"] == 32
+    with pytest.raises(InputError, match="memory"):
+        make(**limited | {"style_loss": "nearest", "memory_limit": limit // 2})
+
+
+def test_only_additive_losses_mix_styles(content, styles, small):
+    settings = override(None, small | {"steps": 1})
+    mixed = stylize(content, styles[:2], settings, style_loss="moments")
+    assert np.isfinite(mixed.image).all()
+    with pytest.raises(InputError, match="cannot mix several styles"):
+        stylize(content, styles[:2], settings, style_loss="sliced")
+
+
+def test_a_batch_draws_the_same_numbers_as_one_image(content, styles, small):
+    settings = override(None, small | {"style_loss": "sliced"})
+    together = list(stylize_many(content, styles[:2], settings, batch_size=2))
+    alone = list(stylize_many(content, styles[:2], settings, batch_size=1))
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.image, b.image, atol=2e-3)
+
+
+def test_resume_draws_the_numbers_of_an_uninterrupted_run(job_of, checkpoint, leave_at):
+    job = job_of(style_loss="sliced")
+    *_, whole = run(job)
+    leave_at(job, 5)
+    *_, resumed = run(job, checkpoint=checkpoint, resume=True)
+    np.testing.assert_array_equal(resumed.image, whole.image)
+
+
+@pytest.mark.parametrize("wrong", ["grams", {}, {"gram": -1}, {"gram": 0.0}, 3, {"gram": "x"}])
+def test_an_unknown_style_loss_is_refused(wrong):
+    with pytest.raises(InputError, match=r"style_loss is .*gram, moments, sliced, nearest"):
+        Settings(style_loss=wrong)
