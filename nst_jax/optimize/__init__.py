@@ -18,6 +18,7 @@ from nst_jax.optimize.loop import (
 )
 from nst_jax.optimize.minimize import minimize, minimize_batch
 from nst_jax.optimize.multiscale import Level, optimize_multiscale, resample_state
+from nst_jax.optimize.pyramid import pyramid_lbfgs
 from nst_jax.optimize.types import (
     Chunk,
     CompileFn,
@@ -47,6 +48,7 @@ __all__ = [
     "minimize_batch",
     "optimize_chunks",
     "optimize_multiscale",
+    "pyramid_lbfgs",
     "reflect",
     "resample_state",
     "run_steps",

@@ -24,7 +24,7 @@ from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
-from nst_jax.optimize import Optimizer, State, has_line_search, init_state
+from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.settings import Settings, parse_bytes
@@ -320,4 +320,4 @@ def _named_optimizer(name: str, learning_rate: float | None) -> optax.GradientTr
     if name == "adam":
         # Gradients shrink as an image grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
         return optax.adam(learning_rate or DEFAULT_LEARNING_RATE, b1=0.9, b2=0.99, eps=1e-12)
-    return optax.lbfgs(memory_size=LBFGS_MEMORY)
+    return pyramid_lbfgs(memory_size=LBFGS_MEMORY)

@@ -1,0 +1,86 @@
+"""L-BFGS over the coefficients of a Laplacian pyramid, as an Optax transformation.
+
+An image is a sum of bands: coefficients at full size, at half the size, and so on, each upsampled
+to the image. A step over the coefficients moves large areas as easily as single pixels. Over pixels
+a broad change, such as the tone of a sky or a wide stroke, takes many steps. STROTSS (Kolkin et al.
+2019) and NNST (Kolkin et al. 2022) optimize such coefficients too.
+
+The synthesis is linear, so the image itself stays the variable of the loop, of the line search and
+of checkpoints: the transformation maps gradients to coefficients and steps back to pixels.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+__all__ = ["PyramidState", "pyramid_lbfgs", "synthesize"]
+
+Pyramid = tuple[Float[Array, "_ _ c"], ...]
+"""Coefficients from fine to coarse; each band has half the height and width of the one before."""
+
+
+class PyramidState(NamedTuple):
+    """The state of `pyramid_lbfgs`."""
+
+    coefficients: Pyramid
+    """The sum of all steps over the coefficients; L-BFGS needs their differences only."""
+    lbfgs: optax.OptState
+    line_search: optax.OptState
+
+
+def pyramid_lbfgs(
+    memory_size: int = 10, num_bands: int = 5, gain: float = 0.7
+) -> optax.GradientTransformationExtraArgs:
+    """L-BFGS with a zoom line search over the coefficients of a Laplacian pyramid.
+
+    With one band it is ``optax.lbfgs(memory_size=memory_size)``.
+
+    Args:
+        memory_size: how many steps L-BFGS remembers.
+        num_bands: the number of bands.
+        gain: the factor of each coarser band in `synthesize`. A larger one prefers broad changes.
+    """
+    lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
+    line_search = optax.scale_by_zoom_linesearch(
+        max_linesearch_steps=20, initial_guess_strategy="one"
+    )
+
+    def init(image: Float[Array, "h w c"]) -> PyramidState:
+        zeros = _zeros(image, num_bands)
+        return PyramidState(zeros, lbfgs.init(zeros), line_search.init(image))
+
+    def update(
+        gradient: Float[Array, "h w c"], state: Any, image: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        coefficients, lbfgs_state, line_search_state = state
+        _, adjoint = jax.vjp(lambda bands: synthesize(bands, gain), coefficients)
+        scaled, lbfgs_state = lbfgs.update(adjoint(gradient)[0], lbfgs_state, coefficients)
+        direction = jax.tree.map(jnp.negative, scaled)
+        step, line_search_state = line_search.update(
+            synthesize(direction, gain), line_search_state, image, **extra_args
+        )
+        rate = optax.tree_utils.tree_get(line_search_state, "learning_rate")
+        coefficients = jax.tree.map(lambda c, d: c + rate * d, coefficients, direction)
+        return step, PyramidState(coefficients, lbfgs_state, line_search_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def synthesize(bands: Pyramid, gain: float) -> Float[Array, "h w c"]:
+    """Return b₀ + g·U(b₁ + g·U(b₂ + …)): U resamples a band to the size of the next finer one."""
+    *finer, image = bands
+    for band in reversed(finer):
+        image = band + gain * jax.image.resize(image, band.shape, "cubic")
+    return image
+
+
+def _zeros(image: Float[Array, "h w c"], num_bands: int) -> Pyramid:
+    height, width, channels = image.shape
+    bands = []
+    for _ in range(num_bands):
+        bands.append(jnp.zeros((height, width, channels), image.dtype))
+        height, width = -(-height // 2), -(-width // 2)
+    return tuple(bands)
