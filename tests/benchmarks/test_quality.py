@@ -1,5 +1,7 @@
-"""The comparison of images: the clock, the judge, the tools and the report."""
+"""The comparison of images: the clock, the runs and the report."""
 
+import math
+import os
 import sys
 import types
 
@@ -8,9 +10,10 @@ import pytest
 import quality
 import scale_consistency
 from click.testing import CliRunner
+from judge import Scores
 from processes import ChildError
 
-from nst_jax import Settings, images, weights
+from nst_jax import images, weights
 
 
 @pytest.fixture
@@ -20,84 +23,125 @@ def clock(monkeypatch):
     return clock
 
 
-def test_the_recorder_stores_the_first_image_after_each_quarter(clock):
-    recorder = quality.Recorder(8.0)
-    for now, is_over in ((1.0, False), (3.0, False), (3.5, False), (7.0, False), (8.0, True)):
-        clock.now = now
-        assert recorder(10, lambda now=now: now) is is_over
-    clock.now = 8.5
-    late = (7.0, 40, 7.0)  # after 7 seconds, two quarters are over at once
-    assert recorder.finish("last") == [(3.0, 20, 3.0), late, late, (8.5, 50, "last")]
+@pytest.mark.parametrize(
+    ("steps", "seconds", "expected"), [(None, 8.0, (9.0, 3)), (2, math.inf, (6.0, 2))]
+)
+def test_a_recipe_ends_after_its_seconds_or_its_steps(monkeypatch, clock, steps, seconds, expected):
+    def recipe(steps, callback):
+        while steps != 0:
+            clock.now += 3
+            if callback(1, lambda: None):
+                break
+            steps = None if steps is None else steps - 1
+        return "image"
+
+    monkeypatch.setattr(quality, "prepare_recipe", lambda task, name: recipe)
+    assert quality.run_recipe(None, "crowsonkb", steps, seconds) == (*expected, "image")
 
 
 @pytest.mark.parametrize("compilation", [0.0, 20.0])
 def test_calibration_finds_the_steps_that_fit(monkeypatch, clock, compilation):
     runs = []
 
-    def tool(steps, callback):
+    def recipe(steps, callback):
         clock.now += 1.0 + 0.5 * steps + (0 if runs else compilation)
         runs.append(steps)
 
-    monkeypatch.setattr(quality, "make_tool", lambda task: tool)
-    steps = quality.calibrate(None, 100.0)
+    monkeypatch.setattr(quality, "prepare_recipe", lambda task, name: recipe)
+    steps = quality.calibrate(None, "crowsonkb", 100.0)
     assert 1.0 + compilation + 0.5 * steps == pytest.approx(95, abs=0.6)
-    assert sum(runs[1:]) * 0.5 < 20  # calibration is short
-    assert quality.calibrate(None, 1.0) == 1
+    assert quality.calibrate(None, "crowsonkb", 1.0) == 1
 
 
-@pytest.fixture(scope="module")
-def judge(pair):
-    return quality.Judge(weights.bundled_path(), *pair, 48)
+def test_the_runs_of_a_recipe(monkeypatch):
+    """Its own steps without a limit; or the time of nst_jax, with steps that were calibrated."""
+    calls = []
+    monkeypatch.setattr(quality, "call_in_child", lambda *args: calls.append(args) or 7)
+    nst_jax = quality.Outcome(30.0, 480, None)
+    for run in quality.RUNS:
+        quality.perform("task", run, nst_jax)
+    assert calls == [
+        (quality.run_recipe, "task", "neural-style-pt", 1000, math.inf),
+        (quality.run_recipe, "task", "neural-style-pt", None, 30.0),
+        (quality.run_recipe, "task", "crowsonkb", 500, math.inf),
+        (quality.calibrate, "task", "crowsonkb", 30.0),
+        (quality.run_recipe, "task", "crowsonkb", 7, 30.0),
+    ]
+    with pytest.raises(ChildError, match="as much time as nst_jax, which failed"):
+        quality.perform("task", "crowsonkb-equal-time", None)
 
 
-def test_the_judge_scores_style_and_content(pair, judge):
-    content, style = pair
-    of_content, of_style = (
-        dict(zip(quality.SCORES, judge(image), strict=True))
-        for image in (content, images.resize(style, (80, 96)))
-    )
-    assert of_content["content"] == pytest.approx(0, abs=1e-6)
-    assert of_content["half content"] == pytest.approx(0, abs=1e-6)
-    assert of_style["content"] > 0.1
-    assert of_style["style"] < 0.1 * of_content["style"]
-    assert of_style["other"] < 0.1 * of_content["other"]
-    total = Settings().content_weight * of_style["content"] + of_style["style"]
-    assert of_style["total"] == pytest.approx(total, rel=1e-5)
+@pytest.fixture
+def report(monkeypatch, tmp_path):
+    """Return a function that runs the command with other words and returns its report."""
 
-
-@pytest.mark.extended
-@pytest.mark.parametrize(("tool", "steps"), [("nst_jax", 10), ("crowsonkb", 4)])
-def test_a_tool_improves_the_content(tool, steps, pair, judge, tmp_path):
-    paths = [tmp_path / "content.png", tmp_path / "style.png"]
-    for path, image in zip(paths, pair, strict=True):
-        images.write(path, image)
-    task = quality.Task(tool, tuple(paths), 48, weights.bundled_path(), "float32", "cpu")
-    marks = quality.run_tool(task, 1000.0, 2)  # steps at the last of the default levels
-    assert [done for _, done, _ in marks] == [steps] * quality.QUARTERS
-    assert judge(marks[-1][2])[1] < 0.9 * judge(pair[0])[1]
-
-
-def test_the_report_has_a_table_a_row_of_images_and_the_failures(monkeypatch, tmp_path):
-    def call_in_child(function, task, seconds, *steps):
-        if task.tool == "crowsonkb":
+    def call_in_child(function, task, what, *steps):
+        if what == "sliced":
             raise ChildError("out of memory")
         if function is quality.calibrate:
             return 7
-        return [(seconds * i / 4, 10 * i, np.ones((8, 8, 3))) for i in (1, 2, 3, 4)]
+        return quality.Outcome(12.34, 480, np.full((8, 8, 3), 0.5))
 
-    words = ["--pairs", "coffee-tissue", "--seconds", "8", "--out", str(tmp_path / "report.md")]
-    monkeypatch.setattr(sys, "argv", ["quality.py", *words, "--images", str(tmp_path)])
-    monkeypatch.setattr(quality, "os", types.SimpleNamespace(environ={}))
+    def run(*words):
+        always = ["quality.py", "--alexnet", "sdist", "--out", str(tmp_path / "report.md")]
+        monkeypatch.setattr(sys, "argv", [*always, "--images", str(tmp_path / "images"), *words])
+        quality.main()
+        return (tmp_path / "report.md").read_text()
+
+    monkeypatch.setattr(quality, "os", types.SimpleNamespace(environ={}, path=os.path))
     monkeypatch.setattr(quality, "call_in_child", call_in_child)
-    monkeypatch.setattr(quality, "Judge", lambda *args: lambda image: range(1, 8))
-    quality.main()
-    text = (tmp_path / "report.md").read_text()
-    assert "| nst_jax | 25% | 2.0 | 10 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |" in text
-    assert "| neural-style-pt | 100% | 8.0 | 40 |" in text
-    assert "- nst_jax: 7 steps at the last level" in text
-    assert "- crowsonkb failed: out of memory" in text
+    judge = lambda image: Scores(float(image.max()), len(image), image.shape[1])  # noqa: E731
+    monkeypatch.setattr(quality, "Judge", lambda *args: judge)
+    return run
+
+
+def test_the_report_has_a_table_a_row_of_images_and_the_failures(report, tmp_path):
+    for name, gray, shape in (("photo", 0.2, (20, 30, 3)), ("style", 0.8, (40, 40, 3))):
+        images.write(tmp_path / f"{name}.png", np.full(shape, gray))
+    text = report("--pair", str(tmp_path / "photo.png"), str(tmp_path / "style.png"))
+    section = text[text.index("## ") :].split("\n\n")
+    row = "| 12.3 | 480 | 0.500 | 8.0000 | 8.0000 |"
+    assert section[1].splitlines() == [
+        "| run | seconds | steps | LPIPS | style | CFSD |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *(f"| {run} {row}" for run in ("nst_jax", "nst_jax-moments", "nst_jax-nearest")),
+        *(f"| {run} {row}" for run in quality.RUNS),
+        "| the content itself | – | – | 0.200 | 20.0000 | 30.0000 |",
+        "| the style itself | – | – | 0.800 | 20.0000 | 30.0000 |",
+    ]
+    assert section[2].strip() == "- nst_jax-sliced failed: out of memory"
+    assert section[3].strip() == "![photo-style](images/photo-style.jpg)"
     assert str(tmp_path) not in text
-    assert images.read(tmp_path / "coffee-tissue.jpg").pixels.shape[1] > 4 * 300
+    grid = images.read(tmp_path / "images" / "photo-style.jpg").pixels
+    assert grid.shape[1] > 9 * 400  # the pair and seven runs
+
+
+def test_the_default_pairs_are_examples_and_runs_can_be_selected(report, tmp_path):
+    text = report("--style-losses", "moments", "--runs", "crowsonkb-finished")
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == ["## astronaut-swirls", "## cat-mosaic", "## coffee-tissue"]
+    for run, count in (("nst_jax", 3), ("nst_jax-moments", 3), ("crowsonkb-finished", 3)):
+        assert text.count(f"| {run} |") == count
+    assert "nst_jax-sliced" not in text
+    assert "neural-style-pt" not in text
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(("run", "change"), [("nst_jax", 0.5), ("crowsonkb-equal-time", 0.05)])
+def test_a_tool_moves_the_colors_to_the_style(monkeypatch, run, change, pair, tmp_path):
+    monkeypatch.setattr(quality, "call_in_child", lambda function, *args: function(*args))
+    paths = [tmp_path / "content.png", tmp_path / "style.png"]
+    for path, image in zip(paths, pair, strict=True):
+        images.write(path, image)
+    task = quality.Task(tuple(paths), 48, weights.bundled_path(), "float32", "cpu")
+    seconds, steps, image = quality.perform(task, run, quality.Outcome(8.0, 0, None))
+    assert run == "nst_jax" or 4 < seconds < 12
+    assert steps > 10
+    assert image.shape == pair[0].shape
+    content, style, found = (
+        np.stack([x.mean(axis=(0, 1)), x.std(axis=(0, 1))]) for x in (*pair, image)
+    )
+    assert np.abs(found - style).sum() < (1 - change) * np.abs(content - style).sum()
 
 
 def test_scale_consistency_compares_the_sizes(monkeypatch, tmp_path, pair):
@@ -106,8 +150,10 @@ def test_scale_consistency_compares_the_sizes(monkeypatch, tmp_path, pair):
         return types.SimpleNamespace(image=images.resize(pair[0], (size, size)), metadata=metadata)
 
     monkeypatch.setattr(scale_consistency, "stylize", stylize)
-    monkeypatch.setattr(scale_consistency, "Judge", lambda *args: lambda image: [image.size] * 7)
-    words = ["--sizes", "16,32", "--steps", "1", "--image", str(tmp_path / "row.png")]
+    judge = lambda image: Scores(len(image), image.size, 0.0)  # noqa: E731
+    monkeypatch.setattr(scale_consistency, "Judge", lambda *args: judge)
+    words = ["--alexnet", "sdist", "--sizes", "16,32", "--steps", "1"]
+    words += ["--image", str(tmp_path / "row.png")]
     done = CliRunner().invoke(scale_consistency.main, words, catch_exceptions=False)
-    assert "| 32 | 1 | 1 | 3072.0000 | 4.00 | 3072.000 | 3072.0000 | 4.00 |" in done.output
+    assert "| 32 | 1 | 1 | 32.000 | 3072.0000 | 0.0000 |" in done.output
     assert (tmp_path / "row.png").exists()

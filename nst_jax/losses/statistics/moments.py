@@ -103,7 +103,7 @@ def _root_and_inverse(
 
 
 def _scales() -> list[float]:
-    """Return the scale of each iteration, which maps the roots in [x, 1] as close to 1 as it can."""
+    """Return the scale of each iteration, which brings all roots as close to 1 as one step can."""
     scales, smallest = [], SMALLEST_ROOT
     for _ in range(ITERATIONS):
         scale = math.sqrt(3 / (1 + smallest + smallest**2))
