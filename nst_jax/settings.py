@@ -70,7 +70,8 @@ class Settings:
         pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
             activations have the size that max pooling gives them.
         padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
-        optimizer: ``lbfgs`` (with a line search), ``adam``, or any Optax transformation.
+        optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, or any Optax
+            transformation.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
             None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
@@ -108,7 +109,7 @@ class Settings:
     mask_colors: tuple[str, ...] | None = None
     content_layers: Mapping[str, float] = field(default_factory=lambda: {"relu4_2": 1.0})
     style_layers: Mapping[str, float] = field(
-        default_factory=lambda: dict(zip(STYLE_LAYERS, (0.4, 0.25, 0.15, 0.1, 0.1), strict=True))
+        default_factory=lambda: dict.fromkeys(STYLE_LAYERS, 0.2)
     )
     color_mode: ColorMode = "style"
     tv_weight: float = 0.0
