@@ -22,12 +22,16 @@ from nst_jax import Settings, images, stylize
 
 
 def photos() -> dict[str, np.ndarray]:
-    """Return twelve photos by name, RGB in [0, 1]."""
+    """Return twelve square photos by name, RGB in [0, 1]; one shape needs one compilation."""
     found = {name: images.read(EXAMPLES / f"{name}.jpg").pixels for name in ("astronaut", "cat")}
     arrays = {name: getattr(data, name)() for name in ("coffee", "rocket", "camera", "clock")}
     arrays |= {"hubble": data.hubble_deep_field(), "motorcycle": data.stereo_motorcycle()[0]}
     arrays |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
     found |= {name: images.read(array).pixels for name, array in arrays.items()}
+    for name, pixels in found.items():
+        side = min(pixels.shape[:2])
+        top, left = ((length - side) // 2 for length in pixels.shape[:2])
+        found[name] = pixels[top : top + side, left : left + side]
     found["astronaut, dark"] = 0.2 * found["astronaut"]
     found["china, low contrast"] = 0.4 + 0.2 * found["china"]
     return found
