@@ -32,7 +32,7 @@ class PyramidState(NamedTuple):
 
 
 def pyramid_lbfgs(
-    memory_size: int = 10, num_bands: int = 5, gain: float = 0.7
+    memory_size: int = 10, num_bands: int = 5, gain: float = 0.6
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS with a zoom line search over the coefficients of a Laplacian pyramid.
 
@@ -41,7 +41,9 @@ def pyramid_lbfgs(
     Args:
         memory_size: how many steps L-BFGS remembers.
         num_bands: the number of bands.
-        gain: the factor of each coarser band in `synthesize`. A larger one prefers broad changes.
+        gain: the factor of each coarser band in `synthesize`. Upsampling doubles the norm of a
+            band, so 0.5 makes all bands count alike. More prefers broad changes, such as the tone
+            of a sky, over fine detail.
     """
     lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
     line_search = optax.scale_by_zoom_linesearch(

@@ -56,7 +56,7 @@ def report_of(command, *words):
 
 def test_job_sizes_has_a_row_for_each_size(fake_commands):
     report = report_of(job_sizes.main, "--sizes", "256,512")
-    assert report == [["256", "4", "3", "1.00"], ["512", "4", "3", "1.00"]]
+    assert report == [[size, "gram", "4", "3", "1.00"] for size in ("256", "512")]
     assert [("--steps" in words) for words in fake_commands] == [True, False] * 2
 
 

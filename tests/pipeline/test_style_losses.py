@@ -8,22 +8,19 @@ from nst_jax.errors import InputError
 from nst_jax.settings import override
 
 
-@pytest.fixture(params=["moments", "sliced", "nearest"])
-def name(request):
-    return request.param
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_a_style_loss_falls_and_is_in_the_metadata(make, name, optimizer):
-    result = make(style_loss=name, optimizer=optimizer, steps=(3, 12))
-    style = result.history["style"][3:]
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("moments", "lbfgs"), ("sliced", "lbfgs"), ("nearest", "adam")]
+)
+def test_a_style_loss_falls_and_is_in_the_metadata(make, one_level, name, optimizer):
+    result = make(**one_level | {"style_loss": name, "optimizer": optimizer, "steps": 12})
+    style = result.history["style"]
     style = style[np.isfinite(style)]
     assert style[-1] < style[0]
     assert result.metadata["style_loss"] == name
 
 
-def test_a_mixture_is_the_sum_of_its_parts(make):
-    result = make(style_loss={"gram": 1.0, "nearest": 0.5}, steps=(2, 2))
+def test_a_mixture_is_in_the_metadata(make, one_level):
+    result = make(**one_level | {"style_loss": {"gram": 1.0, "nearest": 0.5}, "steps": 2})
     assert result.metadata["style_loss"] == {"gram": 1.0, "nearest": 0.5}
 
 
@@ -36,16 +33,16 @@ def test_moments_run_tile_by_tile_and_samples_refuse_it(job_of, large, make, byt
         make(**limited | {"style_loss": "nearest", "memory_limit": limit // 2})
 
 
-def test_only_additive_losses_mix_styles(content, styles, small):
-    settings = override(None, small | {"steps": 1})
+def test_only_additive_losses_mix_styles(content, styles, one_level):
+    settings = override(None, one_level | {"steps": 1})
     mixed = stylize(content, styles[:2], settings, style_loss="moments")
     assert np.isfinite(mixed.image).all()
     with pytest.raises(InputError, match="cannot mix several styles"):
         stylize(content, styles[:2], settings, style_loss="sliced")
 
 
-def test_a_batch_draws_the_same_numbers_as_one_image(content, styles, small):
-    settings = override(None, small | {"style_loss": "sliced"})
+def test_a_batch_draws_the_same_numbers_as_one_image(content, styles, one_level):
+    settings = override(None, one_level | {"style_loss": "sliced"})
     together = list(stylize_many(content, styles[:2], settings, batch_size=2))
     alone = list(stylize_many(content, styles[:2], settings, batch_size=1))
     for a, b in zip(together, alone, strict=True):
