@@ -5,6 +5,7 @@ import os
 import sys
 import types
 
+import content_balance
 import numpy as np
 import pytest
 import quality
@@ -157,3 +158,16 @@ def test_scale_consistency_compares_the_sizes(monkeypatch, tmp_path, pair):
     done = CliRunner().invoke(scale_consistency.main, words, catch_exceptions=False)
     assert "| 32 | 1 | 1 | 32.000 | 3072.0000 | 0.0000 |" in done.output
     assert (tmp_path / "row.png").exists()
+
+
+def test_the_content_balance_compares_each_photo_with_the_median(monkeypatch):
+    """The stub's LPIPS is 0.5, and 1 for photos whose brightest pixel is below 0.25."""
+    monkeypatch.setattr(
+        content_balance, "stylize", lambda photo, *_: types.SimpleNamespace(image=photo)
+    )
+    judge = lambda image: Scores(1.0 if image.max() < 0.25 else 0.5, 0.0, 0.0)  # noqa: E731
+    monkeypatch.setattr(content_balance, "Judge", lambda *_: judge)
+    done = CliRunner().invoke(content_balance.main, ["--alexnet", "x"], catch_exceptions=False)
+    assert done.output.count("| 1.00 |") == 11
+    assert "| astronaut, dark | 1.000 | 1.000 | 1.000 | 1.000 | 2.00 |" in done.output
+    assert "median: 0.500; single images from 1.00 to 2.00 of it" in done.output
