@@ -219,13 +219,13 @@ def parse_bytes(limit: str | int) -> int:
     Raises:
         InputError: the text is not an amount of memory, or the amount is not above 0.
     """
-    text = f"{limit / 1000}k" if isinstance(limit, int) else str(limit)
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
-    num_bytes = 0
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt])(i?)b?\s*", str(limit), re.IGNORECASE)
+    num_bytes = limit if isinstance(limit, int) else 0
     if match:
         number, unit, binary = match.groups()
-        num_bytes = round(float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
-    if num_bytes == 0:
+        amount = float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()]
+        num_bytes = round(amount) if math.isfinite(amount) else 0
+    if num_bytes <= 0:
         raise InputError(f"memory_limit is {limit!r}; give an amount such as 8GB, 750MB or 6GiB")
     return num_bytes
 
