@@ -50,19 +50,19 @@ def pyramid_lbfgs(
         max_linesearch_steps=20, initial_guess_strategy="one"
     )
 
-    def init(image: Float[Array, "h w c"]) -> PyramidState:
-        zeros = _zeros(image, num_bands)
-        return PyramidState(zeros, lbfgs.init(zeros), line_search.init(image))
+    def init(params: Any) -> PyramidState:
+        zeros = _zeros(params, num_bands)
+        return PyramidState(zeros, lbfgs.init(zeros), line_search.init(params))
 
     def update(
-        gradient: Float[Array, "h w c"], state: Any, image: Any = None, **extra_args: Any
-    ) -> tuple[Any, Any]:
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PyramidState]:
         coefficients, lbfgs_state, line_search_state = state
         _, adjoint = jax.vjp(lambda bands: synthesize(bands, gain), coefficients)
-        scaled, lbfgs_state = lbfgs.update(adjoint(gradient)[0], lbfgs_state, coefficients)
+        scaled, lbfgs_state = lbfgs.update(adjoint(updates)[0], lbfgs_state, coefficients)
         direction = jax.tree.map(jnp.negative, scaled)
         step, line_search_state = line_search.update(
-            synthesize(direction, gain), line_search_state, image, **extra_args
+            synthesize(direction, gain), line_search_state, params, **extra_args
         )
         rate = optax.tree_utils.tree_get(line_search_state, "learning_rate")
         coefficients = jax.tree.map(lambda c, d: c + rate * d, coefficients, direction)

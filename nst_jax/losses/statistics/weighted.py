@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class WeightedSum:
     parts: tuple[tuple[StyleStatistic, float], ...]
 
     @property
-    def additive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def additive(self) -> bool:
         """Whether every part is additive."""
         return all(statistic.additive for statistic, _ in self.parts)
 
@@ -85,7 +85,7 @@ def make_statistic(
     """
     if isinstance(style_loss, Mapping):
         parts = ((make_statistic(name, normalization), style_loss[name]) for name in style_loss)
-        return WeightedSum(tuple(parts))
+        return cast(StyleStatistic, WeightedSum(tuple(parts)))  # Its additivity is a property.
     if style_loss == "gram":
         return Gram(normalization)
     by_name = {"moments": Moments, "sliced": SlicedWasserstein, "nearest": NearestNeighbor}
