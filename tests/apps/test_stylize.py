@@ -101,6 +101,7 @@ def test_a_loss_plot_shows_the_steps_of_the_job(monkeypatch):
     np.testing.assert_array_equal(of_job["total"], of_log["total"])
 
 
+@pytest.mark.extended
 def test_later_processes_use_the_executables_of_the_first(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")

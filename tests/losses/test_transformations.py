@@ -16,6 +16,8 @@ import pytest
 
 from nst_jax import LossWeights, loss, make_targets, prepare_params
 
+pytestmark = pytest.mark.extended
+
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "transformations.md"
 LAYERS = {"relu1_1": 0.4, "relu2_1": 0.6}
 CONTENT = {"conv2_2": 1.0}

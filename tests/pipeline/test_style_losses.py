@@ -24,6 +24,7 @@ def test_a_mixture_is_in_the_metadata(make, one_level):
     assert result.metadata["style_loss"] == {"gram": 1.0, "nearest": 0.5}
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("small_tiles")
 def test_moments_run_tile_by_tile_and_samples_refuse_it(job_of, large, make, bytes_of_levels):
     limited = large | {"style_loss": "moments"}
