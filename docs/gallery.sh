@@ -29,7 +29,3 @@ for weight in 0.01 0.05 0.2 1; do
   nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/content-$weight.jpg \
     --content-weight $weight --size 224 $make
 done
-for loss in gram moments sliced nearest; do
-  nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-$loss.jpg \
-    --style-loss $loss --size 224 $make
-done
