@@ -1,14 +1,13 @@
 """Nearest neighbors: every feature of the image compared with the most similar one of the style."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from nst_jax.losses.statistics.samples import Samples, draw_features, take_samples
+from nst_jax.losses.statistics.samples import SampledStatistic, Samples, draw_features
 from nst_jax.losses.terms import EPSILON
 from nst_jax.models.kernels.dtypes import at_least_float32
 
@@ -19,7 +18,7 @@ BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class NearestNeighbor:
+class NearestNeighbor(SampledStatistic):
     """Each position's features against the style's nearest, a `nst_jax.losses.StyleStatistic`.
 
     Attributes:
@@ -27,14 +26,6 @@ class NearestNeighbor:
     """
 
     num_positions: int = 4096
-    additive: ClassVar[bool] = False
-    stochastic: ClassVar[bool] = True
-
-    def measure(
-        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
-    ) -> Samples:
-        """Return the features of all positions."""
-        return take_samples(features, mask)
 
     def distance(self, measured: Samples, target: Samples, key: Array) -> Float[Array, ""]:
         """`nearest_neighbor_loss` of positions drawn of both images."""

@@ -1,12 +1,12 @@
 """Features at single positions, for statistics that compare whole distributions."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["Samples", "draw_features", "take_samples"]
+__all__ = ["SampledStatistic", "Samples", "draw_features"]
 
 
 class Samples(NamedTuple):
@@ -16,12 +16,18 @@ class Samples(NamedTuple):
     weights: Float[Array, "*r m"] | None
 
 
-def take_samples(
-    features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
-) -> Samples:
-    """Return the features of all positions of a layer."""
-    flat = features.reshape(-1, features.shape[-1])
-    return Samples(flat, None if mask is None else mask.ravel())
+class SampledStatistic:
+    """The base of statistics that compare positions drawn at random."""
+
+    additive: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+
+    def measure(
+        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
+    ) -> Samples:
+        """Return the features of all positions."""
+        flat = features.reshape(-1, features.shape[-1])
+        return Samples(flat, None if mask is None else mask.ravel())
 
 
 def draw_features(samples: Samples, count: int, key: Array) -> Float[Array, "count n"]:

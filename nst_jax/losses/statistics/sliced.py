@@ -1,13 +1,12 @@
 """The sliced Wasserstein distance of features."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.losses.statistics.samples import Samples, draw_features, take_samples
+from nst_jax.losses.statistics.samples import SampledStatistic, Samples, draw_features
 from nst_jax.losses.terms import EPSILON
 from nst_jax.models.kernels.dtypes import at_least_float32
 
@@ -15,7 +14,7 @@ __all__ = ["SlicedWasserstein", "sliced_wasserstein"]
 
 
 @dataclass(frozen=True)
-class SlicedWasserstein:
+class SlicedWasserstein(SampledStatistic):
     """The whole distribution of the features, as a `nst_jax.losses.StyleStatistic`.
 
     Attributes:
@@ -25,14 +24,6 @@ class SlicedWasserstein:
 
     num_directions: int = 64
     num_positions: int = 16384
-    additive: ClassVar[bool] = False
-    stochastic: ClassVar[bool] = True
-
-    def measure(
-        self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None
-    ) -> Samples:
-        """Return the features of all positions."""
-        return take_samples(features, mask)
 
     def distance(self, measured: Samples, target: Samples, key: Array) -> Float[Array, ""]:
         """`sliced_wasserstein`, relative to the energy of the target's features."""
