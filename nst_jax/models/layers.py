@@ -46,8 +46,11 @@ def _bias_relu_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) 
 def _bias_relu_and_mask(
     x: Float[Array, "h w n"], bias: Float[Array, " n"]
 ) -> tuple[Float[Array, "h w n"], Bool[Array, "h w n"]]:
-    x = x + bias
-    return jnp.maximum(x, 0), x > 0
+    value = jnp.maximum(x + bias, 0)
+    # Without the barrier XLA keeps x + bias until the backward pass, beside the value, and cuDNN
+    # cannot compute bias and ReLU together with the convolution.
+    value = lax.platform_dependent(value, cuda=lax.optimization_barrier, default=lambda x: x)
+    return value, value > 0
 
 
 def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 n"]:

@@ -76,8 +76,9 @@ def prepare_params(
 def resolve_dtype(dtype: str) -> Any:
     """Turn ``float32``, ``bfloat16`` or ``auto`` into a NumPy dtype.
 
-    ``auto`` is bfloat16 where the hardware multiplies it faster than float32: on GPU, on TPU and on
-    processors with AMX or the bfloat16 instructions of AVX-512. The losses and the image are
+    ``auto`` is bfloat16 where the hardware multiplies it faster than float32: on TPU, on GPUs
+    (NVIDIA's from compute capability 8.0), and on processors with AMX or the bfloat16 instructions
+    of AVX-512. The losses and the image are
     float32 in either case.
 
     Raises:
@@ -86,9 +87,20 @@ def resolve_dtype(dtype: str) -> Any:
     if dtype not in get_args(DtypeName):
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(get_args(DtypeName))}")
     if dtype == "auto":
-        fast = jax.default_backend() != "cpu" or _cpu_has("amx_bf16", "avx512_bf16")
-        dtype = "bfloat16" if fast else "float32"
+        dtype = "bfloat16" if _has_fast_bfloat16(jax.devices()[0]) else "float32"
     return jnp.dtype(dtype)
+
+
+def _has_fast_bfloat16(device: Any) -> bool:
+    """Whether a JAX device multiplies bfloat16 faster than float32."""
+    if device.platform == "cpu":
+        return _cpu_has("amx_bf16", "avx512_bf16")
+    # XLA computes bfloat16 in float32 on older NVIDIA GPUs. AMD's report names instead of numbers.
+    capability = getattr(device, "compute_capability", "")
+    try:
+        return float(capability) >= 8.0
+    except ValueError:
+        return True
 
 
 def _cpu_has(*flags: str) -> bool:

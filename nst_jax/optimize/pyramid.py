@@ -9,7 +9,7 @@ The synthesis is linear, so the image itself stays the variable of the loop, of 
 of checkpoints: the transformation maps gradients to coefficients and steps back to pixels.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,10 @@ import optax
 from jaxtyping import Array, Float
 
 __all__ = ["PyramidState", "pyramid_lbfgs", "synthesize"]
+
+CUBIC_TAPS: Final = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)
+"""Keys' cubic kernel (a = −½) a quarter of a sample left of a sample: the weights of the second and
+the first one to its left, of itself, and of the one to its right."""
 
 Pyramid = tuple[Float[Array, "_ _ c"], ...]
 """Coefficients from fine to coarse; each band has half the height and width of the one before."""
@@ -72,11 +76,25 @@ def pyramid_lbfgs(
 
 
 def synthesize(bands: Pyramid, gain: float) -> Float[Array, "h w c"]:
-    """Return b₀ + g·U(b₁ + g·U(b₂ + …)): U resamples a band to the size of the next finer one."""
+    """Return b₀ + g·U(b₁ + g·U(b₂ + …)): U upsamples a band to the size of the next finer one."""
     *finer, image = bands
     for band in reversed(finer):
-        image = band + gain * jax.image.resize(image, band.shape, "cubic")
+        image = band + gain * _upsample(image, band.shape)
     return image
+
+
+def _upsample(band: Float[Array, "_ _ c"], shape: tuple[int, ...]) -> Float[Array, "h w c"]:
+    """Double the height and width by cubic interpolation; drop an odd last row or column."""
+    for axis in (0, 1):
+        length = band.shape[axis]
+        pad = [(2, 2) if i == axis else (0, 0) for i in range(3)]
+        padded = jnp.pad(band, pad, mode="edge")
+        taps = [jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
+        left = sum(w * tap for w, tap in zip(CUBIC_TAPS, taps[:4], strict=True))
+        right = sum(w * tap for w, tap in zip(CUBIC_TAPS[::-1], taps[1:], strict=True))
+        doubled = jnp.stack([left, right], axis + 1)
+        band = doubled.reshape(*band.shape[:axis], 2 * length, *band.shape[axis + 1 :])
+    return band[: shape[0], : shape[1]]
 
 
 def _zeros(image: Float[Array, "h w c"], num_bands: int) -> Pyramid:

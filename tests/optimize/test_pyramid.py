@@ -55,7 +55,7 @@ def test_a_broad_change_takes_fewer_steps_than_over_pixels():
         run(optimizer, loss, start, (), steps=15).history["total"][-1]
         for optimizer in (optax.lbfgs(), pyramid_lbfgs(gain=0.7))
     ]
-    assert totals[1] < 0.5 * totals[0]
+    assert totals[1] < 0.7 * totals[0]
 
 
 def test_it_has_a_line_search_and_takes_one_image():

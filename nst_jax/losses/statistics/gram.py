@@ -85,8 +85,12 @@ def _gram_bwd(
     features: Float[Array, "h w n"], cotangent: Float[Array, "n n"]
 ) -> tuple[Float[Array, "h w n"]]:
     symmetric = (cotangent + cotangent.T).astype(features.dtype)
-    product = jnp.dot(features, symmetric, preferred_element_type=jnp.float32)
-    return (product.astype(features.dtype),)
+
+    def sum_in_float32(a: Array, b: Array) -> Array:
+        return jnp.dot(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
+    # A GPU sums in float32 for a half precision result too, and writes half as many bytes.
+    return (lax.platform_dependent(features, symmetric, cuda=jnp.dot, default=sum_in_float32),)
 
 
 _gram_half_precision.defvjp(_gram_fwd, _gram_bwd)

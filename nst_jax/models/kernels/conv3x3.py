@@ -1,6 +1,7 @@
 """The network's one expensive operation: a 3×3 convolution with stride 1 and zero padding.
 
-On GPU it is ``lax.conv_general_dilated``. The other forms come from measurements of XLA's CPU
+On GPU it is ``lax.conv_general_dilated``, and its gradient is the one that JAX derives, so that XLA
+gives both to cuDNN. The other forms come from measurements of XLA's CPU
 compiler (jaxlib 0.10.2) and from the output of its TPU compiler (libtpu 0.0.42.1); the figures are
 in ``docs/performance.md``:
 
@@ -216,8 +217,12 @@ def _conv_prepared_bwd(
     if isinstance(kernel, WinogradKernel):
         grad_x = conv_winograd(cotangent, kernel, 2 - pad_width, reverse=True)
     else:
-        reversed_kernel = lax.optimization_barrier(kernel.values[::-1, ::-1].swapaxes(2, 3))
-        grad_x = _conv(cotangent, DirectKernel(reversed_kernel), 2 - pad_width)
+        grad_x = lax.platform_dependent(
+            cotangent,
+            kernel.values,
+            cuda=partial(_conv_lax_transpose, pad_width=pad_width),
+            default=partial(_conv_reversed, pad_width=pad_width),
+        )
     if x is None:
         return grad_x, None
 
@@ -228,6 +233,27 @@ def _conv_prepared_bwd(
 
     (grad_kernel,) = jax.linear_transpose(conv, kernel)(cotangent)
     return grad_x, grad_kernel
+
+
+def _conv_reversed(
+    cotangent: Float[Array, "_ _ n"], kernel: Float[Array, "3 3 c n"], pad_width: int
+) -> Float[Array, "h w c"]:
+    """Compute the gradient of the input as a forward convolution."""
+    reversed_kernel = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    return _conv(cotangent, DirectKernel(reversed_kernel), 2 - pad_width)
+
+
+def _conv_lax_transpose(
+    cotangent: Float[Array, "_ _ n"], kernel: Float[Array, "3 3 c n"], pad_width: int
+) -> Float[Array, "h w c"]:
+    """Compute the gradient of the input as JAX derives it, which XLA gives to cuDNN."""
+    height, width, _ = cotangent.shape
+    grow = 2 - 2 * pad_width
+    shape = (height + grow, width + grow, kernel.shape[2])
+    transpose = jax.linear_transpose(
+        lambda x: _conv_lax(x, kernel, pad_width), jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    )
+    return transpose(cotangent)[0]
 
 
 _conv_prepared.defvjp(_conv_prepared_fwd, _conv_prepared_bwd, symbolic_zeros=True)
