@@ -70,8 +70,9 @@ class Settings:
         pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
             activations have the size that max pooling gives them.
         padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
-        optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, or any Optax
-            transformation.
+        optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, any Optax
+            transformation, or ``auto``: Adam for a style loss that draws random features, whose
+            changes from step to step a line search cannot follow, and L-BFGS for the others.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
             None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
@@ -116,7 +117,7 @@ class Settings:
     normalization: Normalization = "target_energy"
     pooling: Pooling = "max"
     padding: Padding = "replicate"
-    optimizer: Literal["lbfgs", "adam"] | optax.GradientTransformation = "lbfgs"
+    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation = "auto"
     ema_decay: float | None = None
     learning_rate: float | None = None
     init: ImageSource = "content"
@@ -144,14 +145,14 @@ class Settings:
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         _check_style_loss(self.style_loss)
-        if isinstance(self.optimizer, str) and self.optimizer not in ("lbfgs", "adam"):
-            raise InputError(f"optimizer is {self.optimizer!r}; choose lbfgs or adam")
+        if isinstance(self.optimizer, str) and self.optimizer not in ("auto", "lbfgs", "adam"):
+            raise InputError(f"optimizer is {self.optimizer!r}; choose auto, lbfgs or adam")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise InputError(
                 "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
                 "transformation has its own"
             )
-        if self.ema_decay and self.optimizer == "lbfgs":
+        if self.ema_decay and self.optimizer in ("auto", "lbfgs"):
             raise InputError(
                 f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0 or the optimizer adam"
             )
@@ -183,7 +184,7 @@ class SettingsOverrides(TypedDict, total=False):
     normalization: Normalization
     pooling: Pooling
     padding: Padding
-    optimizer: Literal["lbfgs", "adam"] | optax.GradientTransformation
+    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation
     ema_decay: float | None
     learning_rate: float | None
     init: ImageSource
@@ -339,6 +340,7 @@ PAPER: Final = Settings(
     normalization="none",
     pooling="average",
     padding="same",
+    optimizer="lbfgs",
     dtype="float32",
     init="noise",
     steps=500,

@@ -29,7 +29,7 @@ INVALID = [  # settings, and what their message must contain
     ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
     ({"learning_rate": 0.02}, "learning_rate is for adam"),
     ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose lbfgs or adam"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs or adam"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
     ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0 or the optimizer adam"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),

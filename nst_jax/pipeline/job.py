@@ -150,9 +150,10 @@ def prepare_job(
     style_layers = settings.style_layers if use_style else {}
     weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    statistic = make_statistic(settings.style_loss, settings.normalization)
     optimizer = settings.optimizer
     if isinstance(optimizer, str):
-        optimizer = _named_optimizer(optimizer, settings.learning_rate)
+        optimizer = _named_optimizer(_optimizer_name(settings, statistic), settings.learning_rate)
     ema_decay = settings.ema_decay
     if ema_decay is None:
         ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
@@ -175,7 +176,7 @@ def prepare_job(
             content_layers,
             style_layers,
         ),
-        statistic=make_statistic(settings.style_loss, settings.normalization),
+        statistic=statistic,
         optimizer=optimizer,
         ema_decay=ema_decay,
         memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
@@ -202,7 +203,7 @@ def _metadata(
             "styles": list(job.style_names),
             "init": source_name(settings.init),
             "masks": [source_name(mask) for mask in as_list(settings.masks)],
-            "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "custom",
+            "optimizer": _optimizer_name(settings, job.statistic),
             "style_loss": _describe_style_loss(settings.style_loss),
             "loss_fn": settings.loss_fn and describe_callable(settings.loss_fn),
             "ema_decay": job.ema_decay,
@@ -313,6 +314,14 @@ def _init_image(
     if name == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
+
+
+def _optimizer_name(settings: Settings, statistic: StyleStatistic) -> str:
+    if not isinstance(settings.optimizer, str):
+        return "custom"
+    if settings.optimizer == "auto":
+        return "adam" if is_stochastic(statistic) else "lbfgs"
+    return settings.optimizer
 
 
 @cache  # The loop is compiled once for each optimizer object.

@@ -19,6 +19,16 @@ def test_a_style_loss_falls_and_is_in_the_metadata(make, one_level, name, optimi
     assert result.metadata["style_loss"] == name
 
 
+@pytest.mark.parametrize(
+    ("style_loss", "optimizer"),
+    [("gram", "lbfgs"), ("sliced", "adam"), ({"gram": 1.0, "nearest": 0.5}, "adam")],
+)
+def test_auto_takes_adam_for_random_draws(job_of, style_loss, optimizer):
+    job = job_of(style_loss=style_loss, optimizer="auto")
+    assert job.metadata["optimizer"] == optimizer
+    assert job.metadata["ema_decay"] == {"adam": 0.9, "lbfgs": 0.0}[optimizer]
+
+
 def test_a_mixture_is_in_the_metadata(make, one_level):
     result = make(**one_level | {"style_loss": {"gram": 1.0, "nearest": 0.5}, "steps": 2})
     assert result.metadata["style_loss"] == {"gram": 1.0, "nearest": 0.5}

@@ -236,7 +236,11 @@ COMMON_OPTIONS: Final = (
         show_default=True,
         help="Settings to start from. paper: raw sums, average pooling, noise, one level.",
     ),
-    setting_option("--optimizer", click.Choice(["lbfgs", "adam"]), "Optimizer."),
+    setting_option(
+        "--optimizer",
+        click.Choice(["auto", "lbfgs", "adam"]),
+        "auto: adam for sliced and nearest, lbfgs otherwise.",
+    ),
     setting_option("--learning-rate", float, "Adam's learning rate.", default="0.01"),
     setting_option(
         "--ema-decay",

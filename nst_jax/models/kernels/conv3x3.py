@@ -249,11 +249,9 @@ def _conv_lax_transpose(
     """Compute the gradient of the input as JAX derives it, which XLA gives to cuDNN."""
     height, width, _ = cotangent.shape
     grow = 2 - 2 * pad_width
-    shape = (height + grow, width + grow, kernel.shape[2])
-    transpose = jax.linear_transpose(
-        lambda x: _conv_lax(x, kernel, pad_width), jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    )
-    return transpose(cotangent)[0]
+    x = jnp.zeros((height + grow, width + grow, kernel.shape[2]), cotangent.dtype)  # not computed
+    _, vjp = jax.vjp(lambda x: _conv_lax(x, kernel, pad_width), vary_like(x, cotangent))
+    return vjp(cotangent)[0]
 
 
 _conv_prepared.defvjp(_conv_prepared_fwd, _conv_prepared_bwd, symbolic_zeros=True)
