@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
     from pathlib import Path
 
     import optax
+    from jax.sharding import Mesh
 
     from nst_jax.images import ImageSource
     from nst_jax.losses import StyleStatistic
@@ -91,8 +92,11 @@ class Settings:
         dtype: dtype of the network: ``float32``, ``bfloat16``, or ``auto``, which means bfloat16
             on hardware that multiplies it fast (GPUs, TPUs, CPUs with AMX or AVX-512 BF16) and
             float32 elsewhere. Losses and the image are always float32.
-        memory_limit: memory that the computation may use, such as ``8GB`` or a number of bytes;
-            None means the free memory. A level that needs more runs tile by tile
+        devices: how many devices share each image, or the images of a batch: a number, ``all``, or
+            a ``jax.sharding.Mesh``, whose devices are taken in their order. With several, no level
+            runs tile by tile.
+        memory_limit: memory that the computation may use on each device, such as ``8GB`` or a
+            number of bytes; None means the free memory. A level that needs more runs tile by tile
             (`nst_jax.partitioning`), which gives the same image more slowly.
 
     Raises:
@@ -127,6 +131,7 @@ class Settings:
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic = "gram"
     loss_fn: LossFn | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    devices: int | Literal["all"] | Mesh = 1
     memory_limit: str | int | None = None
 
     def __post_init__(self) -> None:
@@ -194,6 +199,7 @@ class SettingsOverrides(TypedDict, total=False):
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic
     loss_fn: LossFn | None
     dtype: Literal["auto", "float32", "bfloat16"]
+    devices: int | Literal["all"] | Mesh
     memory_limit: str | int | None
 
 
@@ -272,6 +278,10 @@ def _check_style_loss(style_loss: Any) -> None:
         )
 
 
+def _is_mesh(value: Any) -> bool:
+    return hasattr(value, "axis_names")  # JAX is slow to import.
+
+
 def _is_weight(value: float) -> bool:
     return 0 <= value <= MAX_WEIGHT
 
@@ -328,6 +338,11 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]
     "ema_decay": (float, lambda decay: 0 <= decay < 1, "a number from 0 to below 1"),
     "learning_rate": (float, lambda rate: 0 < rate < math.inf, "a finite number above 0"),
     "seed": (operator.index, lambda seed: 0 <= seed < 2**32, "a whole number from 0 to 2^32 - 1"),
+    "devices": (
+        lambda value: value if value == "all" or _is_mesh(value) else operator.index(value),
+        lambda value: value == "all" or _is_mesh(value) or value >= 1,
+        "a number from 1 up, all, or a jax.sharding.Mesh",
+    ),
     "model": _choice(Literal["auto", "vgg19", "vgg16"]),
     "dtype": _choice(Literal["auto", "float32", "bfloat16"]),
 }

@@ -3,9 +3,12 @@
 import os
 import re
 
-# Compiling with optimizations takes longer than the few steps of a test. JAX reads this variable
-# when it is first used, here and in the processes that tests start.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Compiling with optimizations takes longer than the few steps of a test. A CPU can stand for eight
+# devices. JAX reads this variable when it is first used, here and in processes that tests start.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+)
 
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +40,7 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.models.kernels",
     "nst_jax.models.layers",
     "nst_jax.models.vgg",
+    "nst_jax.partitioning.sharding",
     "nst_jax.partitioning.tiling",
 )
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):

@@ -7,7 +7,7 @@ the result. Both are pure: parameters, targets and loss weights are pytrees, arg
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -205,7 +205,10 @@ def make_targets(
 
 
 def style_targets(
-    network: VGG, style: Float[Array, "h w 3"], layers: Sequence[str], statistic: StyleStatistic
+    network: Callable[[Array, Sequence[str]], dict[str, Array]],
+    style: Float[Array, "h w 3"],
+    layers: Sequence[str],
+    statistic: StyleStatistic,
 ) -> dict[str, Any]:
     """Return one style image's statistics by layer, averaged over positions if additive."""
     measured = {layer: statistic.measure(x) for layer, x in network(style, layers).items()}

@@ -18,6 +18,7 @@ from nst_jax.optimize.loop import (
 )
 from nst_jax.optimize.minimize import minimize, minimize_batch
 from nst_jax.optimize.multiscale import Level, optimize_multiscale, resample_state
+from nst_jax.optimize.processes import agree, spans_processes, to_host
 from nst_jax.optimize.pyramid import pyramid_lbfgs
 from nst_jax.optimize.types import (
     Chunk,
@@ -26,6 +27,7 @@ from nst_jax.optimize.types import (
     LossFn,
     MinimizeResult,
     Optimizer,
+    PlaceFn,
     State,
 )
 
@@ -37,7 +39,9 @@ __all__ = [
     "LossFn",
     "MinimizeResult",
     "Optimizer",
+    "PlaceFn",
     "State",
+    "agree",
     "aot_compile",
     "chunk_call",
     "concatenate_history",
@@ -53,5 +57,7 @@ __all__ = [
     "resample_state",
     "run_steps",
     "select_image",
+    "spans_processes",
     "step",
+    "to_host",
 ]

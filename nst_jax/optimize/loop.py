@@ -26,7 +26,16 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.errors import DivergedError, InputError
-from nst_jax.optimize.types import Chunk, CompileFn, History, LossFn, Optimizer, State
+from nst_jax.optimize.processes import agree, to_host
+from nst_jax.optimize.types import (
+    Chunk,
+    CompileFn,
+    History,
+    LossFn,
+    Optimizer,
+    PlaceFn,
+    State,
+)
 
 __all__ = [
     "aot_compile",
@@ -199,6 +208,7 @@ def optimize_chunks(
     key: Array | None = None,
     callback_every: int | None = None,
     compile_fn: CompileFn = aot_compile,
+    place_fn: PlaceFn | None = None,
 ) -> Iterator[Chunk]:
     """Minimize ``loss(image, *args)`` over the image, chunk by chunk; the caller owns the loop.
 
@@ -218,6 +228,7 @@ def optimize_chunks(
             step. A state holds its own.
         callback_every: chunks also end at multiples of this many steps.
         compile_fn: compiles the loop.
+        place_fn: puts the first state on devices, where the later ones stay.
 
     Raises:
         DivergedError: a loss or a pixel is not finite; carries the last finite image.
@@ -226,6 +237,10 @@ def optimize_chunks(
     """
     optimizer = _with_extra_args(optimizer)
     state = _first_state(start, optimizer, ema_decay, key)
+    shardings = None
+    if place_fn is not None:
+        state = place_fn(state)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     line_search = _is_line_search_state(state.opt_state)
     _check_options(state, steps, callback_every, ema_decay, line_search)
     if steps == 0:
@@ -259,9 +274,12 @@ def optimize_chunks(
         last_finite = current_image(state, ema_decay)
         chunk_time = time.perf_counter()
         state, records = executable(state, *arrays[1:-2], num_steps, with_terms)
+        if shardings is not None:  # XLA may have chosen others for its results.
+            state = jax.device_put(state, shardings)
         counters = jax.device_get((state.step, state.ema_count))
         state = state._replace(step=counters[0], ema_count=counters[1])
-        metrics, finite = _metrics_of(jax.device_get(records), done, num_steps, with_terms)
+        records = jax.tree.map(to_host, records)
+        metrics, finite = _metrics_of(records, done, num_steps, with_terms)
         if not (finite and bool(jnp.isfinite(state.image).all())):
             raise DivergedError(
                 f"the loss stopped being finite between steps {done} and {done + num_steps}; "
@@ -274,7 +292,7 @@ def optimize_chunks(
             next_terms_step = done + TERMS_EVERY
         now = time.perf_counter()
         growth = min(4.0, CHUNK_SECONDS / (now - chunk_time))
-        chunk_size = max(1, round(num_steps * growth))
+        chunk_size = int(agree(max(1, round(num_steps * growth)), state.image)[0])
         if line_search:
             recent_totals.extend(metrics["total"].tolist())
             converged = len(recent_totals) == PATIENCE and len(set(recent_totals)) == 1

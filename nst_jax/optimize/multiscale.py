@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
-from nst_jax.optimize.types import Chunk, CompileFn, History, LossFn, Optimizer, State
+from nst_jax.optimize.types import (
+    Chunk,
+    CompileFn,
+    History,
+    LossFn,
+    Optimizer,
+    PlaceFn,
+    State,
+)
 
 __all__ = ["Level", "optimize_multiscale", "resample_state"]
 
@@ -29,7 +37,8 @@ class Level(NamedTuple):
     args: tuple[Any, ...] = ()
     """The arguments of the loss after the image: targets of this size, parameters, weights."""
     batched_args: Any = None
-    """As in `nst_jax.optimize.optimize_chunks`."""
+    """As in `nst_jax.optimize.optimize_chunks`, and so is ``place_fn``."""
+    place_fn: PlaceFn | None = None
 
 
 def resample_state(
@@ -111,6 +120,7 @@ def optimize_multiscale(
             key=key,
             callback_every=callback_every,
             compile_fn=compile_fn,
+            place_fn=level.place_fn,
         ):
             chunk = chunk._replace(
                 level=index,

@@ -15,6 +15,7 @@ __all__ = [
     "LossFn",
     "MinimizeResult",
     "Optimizer",
+    "PlaceFn",
     "State",
 ]
 
@@ -56,6 +57,10 @@ class State(NamedTuple):
     def __repr__(self) -> str:
         """Return a short text without arrays."""
         return f"State(image of shape {jnp.shape(self.image)}, step {self.step})"
+
+
+PlaceFn = Callable[[State], State]
+"""Puts the state of an optimization on devices, such as those of a mesh."""
 
 
 class Chunk(NamedTuple):

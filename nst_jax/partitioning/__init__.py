@@ -1,9 +1,20 @@
-"""One image in pieces: the same objective in bounded memory.
+"""One image in pieces: the same objective in bounded memory, or on many devices.
 
-`nst_jax.partitioning.tiling` computes the loss tile by tile. Pieces rely on additive style
+`nst_jax.partitioning.tiling` computes the loss tile by tile. Tiles rely on additive style
 statistics (`nst_jax.losses.StyleStatistic`): the sums of the pieces add up to those of the image.
+`nst_jax.partitioning.sharding` divides the rows of an image over a mesh of devices.
 """
 
+from nst_jax.partitioning.sharding import (
+    ShardedVGG,
+    make_mesh,
+    replicate,
+    shard_batch,
+    shard_image,
+    shard_state,
+    sharded_loss,
+    sharded_loss_fn,
+)
 from nst_jax.partitioning.tiling import (
     tiled_features,
     tiled_loss,
@@ -11,4 +22,17 @@ from nst_jax.partitioning.tiling import (
     tiled_style_targets,
 )
 
-__all__ = ["tiled_features", "tiled_loss", "tiled_loss_fn", "tiled_style_targets"]
+__all__ = [
+    "ShardedVGG",
+    "make_mesh",
+    "replicate",
+    "shard_batch",
+    "shard_image",
+    "shard_state",
+    "sharded_loss",
+    "sharded_loss_fn",
+    "tiled_features",
+    "tiled_loss",
+    "tiled_loss_fn",
+    "tiled_style_targets",
+]

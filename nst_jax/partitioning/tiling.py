@@ -182,18 +182,18 @@ def _make_tiling(
     if tile < MAX_STRIDE or tile % MAX_STRIDE:
         raise InputError(f"tile is {tile} pixels; give a multiple of {MAX_STRIDE}")
     stride = 2 ** max(map(num_poolings, layers), default=0)
-    halo = _round_up(receptive_radius(network.model, layers), stride)
+    halo = round_up(receptive_radius(network.model, layers), stride)
     height, width = image.shape[:2]
     counts = -(-height // tile), -(-width // tile)
     tile_shape = (
-        _round_up(-(-height // counts[0]), MAX_STRIDE),
-        _round_up(-(-width // counts[1]), MAX_STRIDE),
+        round_up(-(-height // counts[0]), MAX_STRIDE),
+        round_up(-(-width // counts[1]), MAX_STRIDE),
     )
     halos = halo if counts[0] > 1 else 0, halo if counts[1] > 1 else 0
     return Tiling((height, width), counts, tile_shape, halos)
 
 
-def _round_up(size: int, stride: int) -> int:
+def round_up(size: int, stride: int) -> int:
     return -(-size // stride) * stride
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_path
-from nst_jax.optimize import History, State
+from nst_jax.optimize import History, State, to_host
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
@@ -49,10 +49,14 @@ class Checkpoint:
 def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; one that was there before stays until the new one is complete.
 
+    If the state spans several processes, all of them must call it; the first one writes.
+
     Raises:
         InputError: it cannot be written.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(checkpoint.state).items()}
+    arrays = {name: to_host(leaf) for name, leaf in _named_leaves(checkpoint.state).items()}
+    if jax.process_index() > 0:
+        return
     arrays |= {f"history/{name}": values for name, values in checkpoint.history.items()}
     metadata = {
         "job": _identity(job, checkpoint.index, checkpoint.num_images),
@@ -123,7 +127,9 @@ def index_of(path: str | os.PathLike[str], job: Job) -> int | None:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a checkpoint, if there is one that can be removed."""
+    """Remove a checkpoint, if there is one that can be removed; of several processes, the first."""
+    if jax.process_index() > 0:
+        return
     with suppress(OSError):
         Path(path).unlink()
 
@@ -140,6 +146,7 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
     identity = job.metadata | {
         "styles": None,
         "style_weights": None,
+        "devices": None,
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": hashes,
         "transformation": describe_callable(job.optimizer),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
@@ -25,6 +26,7 @@ from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
+from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.settings import Settings, parse_bytes
@@ -59,7 +61,8 @@ class Job:
         statistic: the style statistic.
         optimizer: the Optax transformation.
         ema_decay: the decay of the EMA of the iterates.
-        memory_limit: bytes that the computation may use; None for the free memory.
+        devices: the devices that share the work; empty for JAX's default device alone.
+        memory_limit: bytes that the computation may use on a device; None for the free memory.
         metadata: everything that decides the images, as JSON values.
         start_time: ``time.perf_counter()`` when the job was prepared.
     """
@@ -79,6 +82,7 @@ class Job:
     statistic: StyleStatistic
     optimizer: Optimizer
     ema_decay: float
+    devices: tuple[jax.Device, ...]
     memory_limit: int | None
     metadata: dict[str, Any]
     start_time: float
@@ -92,6 +96,12 @@ class Job:
     def key(self) -> Array | None:
         """The random key of a stochastic statistic."""
         return jax.random.key(self.settings.seed) if is_stochastic(self.statistic) else None
+
+    def mesh(self, level: int, batch_size: int = 1) -> Mesh | None:
+        """Return how the devices share the images of a batch at one level; None for one device."""
+        if not self.devices:
+            return None
+        return make_mesh(self.devices, self.levels[level].shape[0], batch_size)
 
     def init_state(self, image: Float[Array, "h w 3"]) -> State:
         """Return the state of the optimization before the first step."""
@@ -150,6 +160,9 @@ def prepare_job(
     style_layers = settings.style_layers if use_style else {}
     weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    devices = _devices(settings)
+    if devices:
+        params = replicate(params, make_mesh(devices, levels[-1].shape[0]))
     statistic = make_statistic(settings.style_loss, settings.normalization)
     optimizer = settings.optimizer
     if isinstance(optimizer, str):
@@ -179,6 +192,7 @@ def prepare_job(
         statistic=statistic,
         optimizer=optimizer,
         ema_decay=ema_decay,
+        devices=devices,
         memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
         metadata={},
         start_time=start_time,
@@ -204,6 +218,7 @@ def _metadata(
             "init": source_name(settings.init),
             "masks": [source_name(mask) for mask in as_list(settings.masks)],
             "optimizer": _optimizer_name(settings, job.statistic),
+            "devices": max(1, len(job.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
             "loss_fn": settings.loss_fn and describe_callable(settings.loss_fn),
             "ema_decay": job.ema_decay,
@@ -314,6 +329,22 @@ def _init_image(
     if name == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
+
+
+def _devices(settings: Settings) -> tuple[jax.Device, ...]:
+    if not isinstance(settings.devices, int | str):
+        return tuple(settings.devices.devices.flat)
+    available = jax.devices()
+    count = len(available) if settings.devices == "all" else settings.devices
+    if count > len(available):
+        raise InputError(
+            f"devices is {count} and JAX finds {len(available)}; give a smaller number, or all"
+        )
+    if count < len(available) and jax.process_count() > 1:
+        raise InputError(
+            f"devices is {count} and the processes have {len(available)} together; give all"
+        )
+    return () if count == 1 else tuple(available[:count])
 
 
 def _optimizer_name(settings: Settings, statistic: StyleStatistic) -> str:

@@ -75,14 +75,14 @@ def required_bytes(executable: jax.stages.Compiled) -> int | None:
 
 def available_bytes() -> int | None:
     """Return the free memory of the device in bytes (on a CPU: what the system can give without
-    swapping), or None if the device does not report it."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
+    swapping), or None if the device does not report it. Of several devices, the smallest."""
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
         return psutil.virtual_memory().available
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
+    stats = [device.memory_stats() or {} for device in devices]
+    if not all("bytes_limit" in each for each in stats):
         return None
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return min(each["bytes_limit"] - each.get("bytes_in_use", 0) for each in stats)
 
 
 def trim_malloc() -> None:

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from nst_jax.errors import MemoryLimitError
 from nst_jax.losses import LossWeights, Targets, loss
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import LossFn, chunk_call, has_line_search
-from nst_jax.partitioning import tiled_loss_fn
+from nst_jax.partitioning import sharded_loss_fn, tiled_loss_fn
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
 from nst_jax.pipeline.targets import LevelInputs, level_inputs, target_shapes
@@ -34,6 +35,7 @@ def check_state_fits(job: Job) -> None:
     state = jax.eval_shape(job.init_state, image)
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     limit = job.memory_limit or available_bytes()
+    needed //= max(1, len(job.devices))
     if limit is not None and needed > limit:
         raise MemoryLimitError(
             f"{shape[1]}x{shape[0]} pixels need {needed / 2**30:.2g} GiB of memory for the "
@@ -43,8 +45,11 @@ def check_state_fits(job: Job) -> None:
 
 def choose_batch_size(job: Job) -> int:
     """Return how many images run fastest in one batch and fit into the memory."""
-    if len(job.mixes) == 1 or jax.default_backend() == "cpu" or has_line_search(job.optimizer):
+    if len(job.mixes) == 1 or has_line_search(job.optimizer):
         return 1
+    num_devices = max(1, len(job.devices))
+    if jax.default_backend() == "cpu":
+        return min(len(job.mixes), num_devices)
     if not job.statistic.additive and len({style.shape for style in job.styles}) > 1:
         return 1
     finest = len(job.levels) - 1
@@ -57,16 +62,18 @@ def choose_batch_size(job: Job) -> int:
     needed = required_bytes(executable)
     if limit is None or needed is None:
         return len(job.mixes)
-    return min(len(job.mixes), limit // needed)
+    return min(len(job.mixes), limit // needed * num_devices)
 
 
 def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
     """Return the longest side of a tile with which one image fits into the memory; None for the
-    whole image at once.
+    whole image at once, as on several devices.
 
     Raises:
         MemoryLimitError: it does not fit even in the smallest tiles.
     """
+    if job.devices:
+        return None
     shape = job.levels[level].shape
     limit = job.memory_limit or available_bytes()
     reason = None
@@ -95,11 +102,14 @@ def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -
     )
 
 
-def loss_fn(job: Job, tile: int | None) -> LossFn:
-    """Return the loss of the whole image, or tile by tile; the same object for the same tile."""
+def loss_fn(job: Job, tile: int | None = None, mesh: Mesh | None = None) -> LossFn:
+    """Return the loss of the whole image, or tile by tile, or over a mesh; the same object for the
+    same tile or mesh."""
     if tile is not None:
         return tiled_loss_fn(tile)
-    return job.settings.loss_fn or loss
+    if job.settings.loss_fn is not None:
+        return job.settings.loss_fn
+    return loss if mesh is None else sharded_loss_fn(mesh)
 
 
 @cache  # The loop is compiled once for each loss.

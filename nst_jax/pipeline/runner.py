@@ -25,12 +25,15 @@ from nst_jax.optimize import (
     History,
     Level,
     State,
+    agree,
     concatenate_history,
     current_image,
     has_line_search,
     optimize_multiscale,
     select_image,
+    to_host,
 )
+from nst_jax.partitioning import shard_batch, shard_state
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import compile_within_limit
@@ -106,7 +109,7 @@ class Progress:
                 "you continue the iteration"
             )
         batch = self._batch
-        return batch.postprocess(np.asarray(current_image(self.state, batch.job.ema_decay)))
+        return batch.postprocess(to_host(current_image(self.state, batch.job.ema_decay)))
 
     @property
     def is_last(self) -> bool:
@@ -184,6 +187,7 @@ def run(
         for progress in batches:
             yield progress
             is_due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            is_due = bool(agree(is_due, progress.state.image)[0])
             if is_due or (progress.done and not progress.is_last):
                 _save_checkpoint(checkpoint, job, progress)
                 saved_at = time.monotonic()
@@ -282,7 +286,7 @@ class _Batch:
                 yield self.progress(chunk)
         except DivergedError as error:
             error.history = concatenate_history(self.metrics)
-            error.image = self.postprocess(np.asarray(error.image))
+            error.image = self.postprocess(to_host(error.image))
             error.results = self.results(error.image, stopped=True)
             raise
 
@@ -303,21 +307,26 @@ class _Batch:
         start_time = time.perf_counter()
         self.inputs = level_inputs(job, i)
         if is_done:
-            return Level(*job.levels[i], loss_fn(job, None))
+            return Level(*job.levels[i], loss_fn(job))
+        mesh = job.mesh(i, len(self.mixes))
         self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
         self.planning_seconds += time.perf_counter() - start_time
         level_targets = self.shared_targets.get(i)
         if level_targets is None:
-            level_targets = compute_targets(job, self.inputs, self.tile)
+            level_targets = compute_targets(job, self.inputs, self.tile, mesh)
             if len(job.mixes) > len(self.mixes):
                 self.shared_targets[i] = level_targets
         targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
+        loss = loss_fn(job, self.tile, mesh)
+        place_fn = None if mesh is None else partial(shard_state, mesh=mesh)
         if len(targets) == 1:
             args = (job.params, targets[0], job.loss_weights)
-            return Level(*job.levels[i], loss_fn(job, self.tile), args)
+            return Level(*job.levels[i], loss, args, place_fn=place_fn)
         styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
+        if mesh is not None:
+            styles = shard_batch(styles, mesh)
         args = (job.params, replace(targets[0], style={}), job.loss_weights)
-        return Level(*job.levels[i], batched_loss_fn(loss_fn(job, None)), args, styles)
+        return Level(*job.levels[i], batched_loss_fn(loss), args, styles, place_fn)
 
     def progress(self, chunk: Chunk) -> Progress:
         """Record a chunk's metrics and describe where the images are."""

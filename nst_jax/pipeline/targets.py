@@ -7,13 +7,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
 from nst_jax.losses import StyleStatistic, Targets
 from nst_jax.losses.objective import combine_targets, style_targets
 from nst_jax.models.vgg import VGG, Params
-from nst_jax.partitioning import tiled_features, tiled_style_targets
+from nst_jax.partitioning import (
+    ShardedVGG,
+    replicate,
+    shard_image,
+    tiled_features,
+    tiled_style_targets,
+)
 from nst_jax.pipeline.job import Job, downscale, style_sizes
 from nst_jax.pipeline.memory import compile_within_limit
 
@@ -44,7 +51,7 @@ class LevelTargets(NamedTuple):
     """The content's features, by layer."""
     styles: list[dict[str, Any]]
     """The statistics of each style, by layer."""
-    masks: Float32[np.ndarray, "r h w"] | None
+    masks: Float32[Array, "r h w"] | None
 
 
 def level_inputs(job: Job, level: int) -> LevelInputs:
@@ -64,13 +71,16 @@ def level_inputs(job: Job, level: int) -> LevelInputs:
     )
 
 
-def compute_targets(job: Job, inputs: LevelInputs, tile: int | None) -> LevelTargets:
+def compute_targets(
+    job: Job, inputs: LevelInputs, tile: int | None = None, mesh: Mesh | None = None
+) -> LevelTargets:
     """Run the network over the content and the styles of one level.
 
     Args:
         job: the job.
         inputs: from `level_inputs`.
         tile: the longest side of a tile (`nst_jax.partitioning`); None for the whole image at once.
+        mesh: the devices that share the rows of each image; None for one device.
 
     Raises:
         MemoryLimitError: it needs more memory than is free.
@@ -79,13 +89,13 @@ def compute_targets(job: Job, inputs: LevelInputs, tile: int | None) -> LevelTar
     def run(jitted: Any, *args: Any, **static: Any) -> Any:
         return compile_within_limit(jitted, *args, **static)(*args)
 
-    return _evaluate(job, inputs, tile, run)
+    return _evaluate(job, inputs, tile, mesh, run)
 
 
 def target_shapes(job: Job, inputs: LevelInputs, mix: Sequence[float]) -> Targets:
     """Return the shapes of the targets of one image, without computing them."""
     shapes = _evaluate(
-        job, inputs, None, lambda jitted, *args, **static: jitted.eval_shape(*args, **static)
+        job, inputs, None, None, lambda jitted, *args, **static: jitted.eval_shape(*args, **static)
     )
     return jax.eval_shape(
         lambda content, styles: mix_targets(job, LevelTargets(content, styles, inputs.masks), mix),
@@ -101,7 +111,7 @@ def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Target
         targets.content,
         targets.styles,
         style_weights=mix if targets.styles else None,
-        masks=None if targets.masks is None else jnp.asarray(targets.masks),
+        masks=targets.masks,
         statistic=job.statistic,
         normalization=settings.normalization,
         pooling=settings.pooling,
@@ -110,23 +120,29 @@ def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Target
 
 
 def _evaluate(
-    job: Job, inputs: LevelInputs, tile: int | None, run: Callable[..., Any]
+    job: Job, inputs: LevelInputs, tile: int | None, mesh: Mesh | None, run: Callable[..., Any]
 ) -> LevelTargets:
-    network = {"pooling": job.settings.pooling, "padding": job.settings.padding, "tile": tile}
+    def place(image: np.ndarray) -> Array:
+        return jnp.asarray(image) if mesh is None else shard_image(image, mesh)
+
+    settings = job.settings
+    options = {"pooling": settings.pooling, "padding": settings.padding, "tile": tile, "mesh": mesh}
     content = {}
     if inputs.content_target is not None:
         layers = tuple(job.loss_weights.content_layers)
-        image = jnp.asarray(inputs.content_target)
-        content = run(_content_features, job.params, image, layers=layers, **network)
-    layers = tuple(job.loss_weights.style_layers)
-    options = {"layers": layers, "statistic": job.statistic, **network}
-    styles = [
-        run(_style_targets, job.params, jnp.asarray(style), **options) for style in inputs.styles
-    ]
-    return LevelTargets(content, styles, inputs.masks)
+        image = place(inputs.content_target)
+        content = run(_content_features, job.params, image, layers=layers, **options)
+        if mesh is not None:
+            content = {layer: shard_image(x, mesh) for layer, x in content.items()}
+    options |= {"layers": tuple(job.loss_weights.style_layers), "statistic": job.statistic}
+    styles = [run(_style_targets, job.params, place(style), **options) for style in inputs.styles]
+    masks = inputs.masks
+    if mesh is not None:
+        styles, masks = replicate((styles, masks), mesh)
+    return LevelTargets(content, styles, None if masks is None else jnp.asarray(masks))
 
 
-@partial(jax.jit, static_argnames=("layers", "pooling", "padding", "tile"))
+@partial(jax.jit, static_argnames=("layers", "pooling", "padding", "tile", "mesh"))
 def _content_features(
     params: Params,
     image: Float[Array, "h w 3"],
@@ -135,14 +151,17 @@ def _content_features(
     pooling: Any,
     padding: Any,
     tile: int | None,
+    mesh: Mesh | None,
 ) -> dict[str, Array]:
     network = VGG(params, pooling=pooling, padding=padding)
+    if mesh is not None:
+        return ShardedVGG(network, mesh)(image, layers)
     if tile is None:
         return network(image, layers)
     return tiled_features(network, image, layers, tile=tile)
 
 
-@partial(jax.jit, static_argnames=("layers", "statistic", "pooling", "padding", "tile"))
+@partial(jax.jit, static_argnames=("layers", "statistic", "pooling", "padding", "tile", "mesh"))
 def _style_targets(
     params: Params,
     image: Float[Array, "h w 3"],
@@ -152,8 +171,11 @@ def _style_targets(
     pooling: Any,
     padding: Any,
     tile: int | None,
+    mesh: Mesh | None,
 ) -> dict[str, Any]:
     network = VGG(params, pooling=pooling, padding=padding)
+    if mesh is not None:
+        return style_targets(ShardedVGG(network, mesh), image, layers, statistic)
     if tile is None:
         return style_targets(network, image, layers, statistic)
     return tiled_style_targets(network, image, layers, statistic, tile=tile)

@@ -115,6 +115,16 @@ class LayerWeightsType(click.ParamType):
         return layers
 
 
+class DevicesType(click.ParamType):
+    """A number, or ``all``."""
+
+    name = "n|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the value."""
+        return value if value == "all" else click.INT.convert(value, param, ctx)
+
+
 class StyleLossType(LayerWeightsType):
     """One name, or several with their weights, such as ``gram:1,sliced:0.5``."""
 
@@ -268,6 +278,7 @@ COMMON_OPTIONS: Final = (
         click.Choice(["auto", "float32", "bfloat16"]),
         "Dtype of the network. auto: bfloat16 on hardware that multiplies it fast.",
     ),
+    setting_option("--devices", DevicesType(), "How many devices share the work: a number or all."),
     setting_option(
         "--memory-limit",
         str,

@@ -1,0 +1,184 @@
+"""The objective over a mesh of devices: each holds some rows of the image and of its features.
+
+XLA's partitioner divides the work: it exchanges one row with each neighbor before a convolution and
+sums the Gram matrices. It does so only where the rows of every layer divide evenly. So images of
+other heights are padded, and the features of rows outside of the image are zero, as they are for
+tiles (`nst_jax.models.PatchWindow`). Value and gradient are those of `nst_jax.loss`, up to
+rounding.
+
+A mesh has the axes `IMAGES` and `ROWS`. The first divides the images of a batch, the second the
+rows of each. An array that cannot be divided into equal rows is divided into columns, or copied.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from nst_jax.losses import objective
+from nst_jax.losses.objective import LossWeights, Targets
+from nst_jax.models.architectures import num_poolings
+from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image
+from nst_jax.optimize import State, spans_processes
+from nst_jax.partitioning.tiling import MAX_STRIDE, round_up
+
+__all__ = [
+    "IMAGES",
+    "ROWS",
+    "ShardedVGG",
+    "make_mesh",
+    "replicate",
+    "shard_batch",
+    "shard_image",
+    "shard_state",
+    "sharded_loss",
+    "sharded_loss_fn",
+]
+
+IMAGES: Final = "images"
+ROWS: Final = "rows"
+MIN_ROWS: Final = 64
+"""Rows of pixels of one device, at least: with less, the exchanges take longer than the rows."""
+
+
+def make_mesh(devices: Sequence[jax.Device], height: int, batch_size: int = 1) -> Mesh:
+    """Divide devices over the images of a batch, and over the rows of each image.
+
+    As many devices as possible get images of their own. The others share the rows, as long as each
+    device has `MIN_ROWS` or more; what is left computes copies.
+
+    Args:
+        devices: all of them take part.
+        height: the height of an image in pixels.
+        batch_size: the number of images that run together.
+
+    Returns:
+        A mesh with the axes `IMAGES`, ``copies`` and `ROWS`; XLA chooses the shardings inside.
+    """
+    count = len(devices)
+    images = max(n for n in _divisors(count) if batch_size % n == 0)
+    rest = count // images
+    rows = max(n for n in _divisors(rest) if n == 1 or height >= n * MIN_ROWS)
+    grid = np.asarray(devices, object).reshape(images, rest // rows, rows)
+    return Mesh(grid, (IMAGES, "copies", ROWS), axis_types=(AxisType.Auto,) * 3)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+@dataclass(frozen=True)
+class ShardedVGG:
+    """A `nst_jax.models.VGG` whose features are divided over the rows of a mesh; same calls.
+
+    Attributes:
+        network: the network.
+        mesh: has the axis `ROWS`, with axes of the type Auto.
+    """
+
+    network: VGG
+    mesh: Mesh
+
+    def __call__(
+        self, image: Float[Array, "h w 3"], layers: Sequence[str]
+    ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
+        """Compute the features of one image; see `nst_jax.models.VGG`."""
+        check_image(image)
+        height, width, _ = image.shape
+        rows = round_up(height, MAX_STRIDE * self.mesh.shape[ROWS])
+        padded = jnp.pad(image, ((0, rows - height), (0, 0), (0, 0)), mode="edge")
+        padded = lax.with_sharding_constraint(padded, NamedSharding(self.mesh, P(ROWS)))
+        window = None if rows == height else PatchWindow(0, 0, height, width)
+        features = self.network(padded, layers, window)
+        return {layer: x[: height >> num_poolings(layer)] for layer, x in features.items()}
+
+
+def sharded_loss(
+    image: Float[Array, "h w 3"],
+    params: Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    mesh: Mesh,
+    key: Array | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`nst_jax.loss` over the rows of a mesh; differentiate it in the same way.
+
+    Args:
+        image: and the rest: as in `nst_jax.loss`.
+        mesh: has the axis `ROWS`, with axes of the type Auto.
+        key: as in `nst_jax.loss`.
+
+    Raises:
+        InputError: as in `nst_jax.loss`.
+    """
+    objective.check_targets(image, targets, loss_weights)
+    network = ShardedVGG(VGG(params, pooling=targets.pooling, padding=targets.padding), mesh)
+    features = network(image, tuple({**targets.content, **targets.style}))
+    statistics = objective.compute_statistics(features, targets)
+    return objective.total_loss(statistics, image, targets, loss_weights, key=key)
+
+
+@cache
+def sharded_loss_fn(mesh: Mesh) -> Callable[..., Any]:
+    """Return `sharded_loss` with its mesh; the same object for the same mesh, so that the
+    optimization compiles it once."""
+    return partial(sharded_loss, mesh=mesh)
+
+
+def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]:
+    """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or copies."""
+    return _put(image, _sharding(mesh, np.shape(image)))
+
+
+def shard_state(state: State, mesh: Mesh) -> State:
+    """Put the state of an optimization on the devices of a mesh.
+
+    Everything as large as the image, as Adam's moments and L-BFGS' memory, is divided as the image
+    is; counters and scalars are copied.
+    """
+    batched = np.ndim(state.image) == 4
+
+    def place(leaf: Any) -> Array:
+        return _put(leaf, _sharding(mesh, np.shape(leaf), batched=batched))
+
+    return jax.tree.map(place, state)
+
+
+def shard_batch(tree: Any, mesh: Mesh) -> Any:
+    """Divide the first axis of all arrays of a pytree over `IMAGES`."""
+    return jax.tree.map(lambda x: _put(x, _sharding(mesh, x.shape[:1], batched=True)), tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Copy the arrays of a pytree to all devices of a mesh."""
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, P())), tree)
+
+
+def _sharding(mesh: Mesh, shape: tuple[int, ...], *, batched: bool = False) -> NamedSharding:
+    """Return how an array of this shape is divided; JAX divides its axes into equal parts only."""
+    spec: list[str | None] = [None] * len(shape)
+    if batched and shape and shape[0] % mesh.shape[IMAGES] == 0:
+        spec[0] = IMAGES
+    if len(shape) >= 3 + batched:
+        axis = next((i for i in (-3, -2) if shape[i] % mesh.shape[ROWS] == 0), None)
+        if axis is not None:
+            spec[axis] = ROWS
+    return NamedSharding(mesh, P(*spec))
+
+
+def _put(x: Any, sharding: NamedSharding) -> Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    if spans_processes(x):
+        return jax.jit(lambda x: x, out_shardings=sharding)(x)
+    pixels = np.asarray(x)
+    return jax.make_array_from_callback(pixels.shape, sharding, lambda index: pixels[index])
