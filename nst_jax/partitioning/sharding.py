@@ -49,7 +49,7 @@ MIN_ROWS: Final = 64
 """Rows of pixels of one device, at least: with less, the exchanges take longer than the rows."""
 
 
-def make_mesh(devices: Sequence[jax.Device], height: int, batch_size: int = 1) -> Mesh:
+def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
     """Divide devices over the images of a batch, and over the rows of each image.
 
     As many devices as possible get images of their own. The others share the rows, as long as each

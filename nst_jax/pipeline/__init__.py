@@ -11,7 +11,7 @@ from nst_jax.pipeline.api import (
     stylize_many,
     synthesize_texture,
 )
-from nst_jax.pipeline.folders import BatchItem, list_images, stylize_folder
+from nst_jax.pipeline.folders import BatchItem, list_images, plan_items, stylize_folder, take_share
 from nst_jax.pipeline.job import Job, prepare_job
 from nst_jax.pipeline.result import Result
 from nst_jax.pipeline.runner import Progress, run
@@ -23,6 +23,7 @@ __all__ = [
     "Result",
     "interpolate_styles",
     "list_images",
+    "plan_items",
     "prepare_job",
     "reconstruct_content",
     "run",
@@ -30,4 +31,5 @@ __all__ = [
     "stylize_folder",
     "stylize_many",
     "synthesize_texture",
+    "take_share",
 ]

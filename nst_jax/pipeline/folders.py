@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple, Unpack
+from typing import Final, NamedTuple, TypeVar, Unpack
 
 from nst_jax import images
 from nst_jax.errors import DivergedError, InputError
@@ -13,10 +13,12 @@ from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.runner import Progress, run
 from nst_jax.settings import Settings, SettingsOverrides, override
 
-__all__ = ["BatchItem", "list_images", "stylize_folder"]
+__all__ = ["BatchItem", "list_images", "plan_items", "stylize_folder", "take_share"]
 
-CHECKPOINT_NAME: Final = ".nst_jax.checkpoint"
 READABLE_SUFFIXES: Final = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+T = TypeVar("T")
 
 
 class BatchItem(NamedTuple):
@@ -51,6 +53,26 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def plan_items(
+    contents: Sequence[Path], styles: Sequence[Path], folder: Path, suffix: str
+) -> list[BatchItem]:
+    """Return an item for each content and style: ``folder/CONTENT-STYLE.png``."""
+    return [
+        BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
+        for content in contents
+        for style in styles
+    ]
+
+
+def take_share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
+    """Return the share with this index of ``count`` nearly equal ones, in order.
+
+    >>> [take_share("abcde", i, 3) for i in range(3)]
+    ['a', 'bc', 'de']
+    """
+    return items[len(items) * index // count : len(items) * (index + 1) // count]
+
+
 def stylize_folder(
     contents: Sequence[Path],
     styles: Sequence[Path],
@@ -58,6 +80,7 @@ def stylize_folder(
     settings: Settings | None = None,
     *,
     suffix: str = ".png",
+    shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
     on_progress: Callable[[Progress], bool | None] | None = None,
     **overrides: Unpack[SettingsOverrides],
@@ -75,6 +98,8 @@ def stylize_folder(
         folder: where to write; created if it does not exist.
         settings: see `Settings`.
         suffix: the suffix of the files, which decides their format.
+        shard: (i, n): make only the share of the images with index i of n. Several processes with
+            a share each need not know of each other, and a lost one costs its own share.
         batch_size: as in `nst_jax.stylize_many`.
         on_progress: as in `nst_jax.stylize`; returning True stops the run.
         **overrides: single settings by name, over ``settings``.
@@ -87,20 +112,20 @@ def stylize_folder(
     """
     folder = Path(folder)
     settings = override(settings, overrides)
-    items = [
-        BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
-        for content in contents
-        for style in styles
-    ]
+    items = plan_items(contents, styles, folder, suffix)
     _check_items(items, folder)
+    items = take_share(items, *shard)
+    checkpoint = folder / ".nst_jax.checkpoint"
+    if shard[1] > 1:
+        checkpoint = folder / f".nst_jax.{shard[0] + 1}-of-{shard[1]}.checkpoint"
     unreadable = {}
-    for style in styles:
+    for style in dict.fromkeys(item.style for item in items):
         try:
             images.read(style, name="style")
         except InputError as error:
             unreadable[style] = error
 
-    for content in contents:
+    for content in dict.fromkeys(item.content for item in items):
         pending = []
         for item in items:
             if item.content != content:
@@ -115,7 +140,7 @@ def stylize_folder(
         while pending:
             try:
                 stopped = yield from _stylize_pending(
-                    pending, folder, settings, size, on_progress, resume=resume
+                    pending, checkpoint, settings, size, on_progress, resume=resume
                 )
                 if stopped:
                     return
@@ -128,7 +153,7 @@ def stylize_folder(
 
 def _stylize_pending(
     pending: list[BatchItem],
-    folder: Path,
+    checkpoint: Path,
     settings: Settings,
     batch_size: int | None,
     on_progress: Callable[[Progress], bool | None] | None,
@@ -144,7 +169,6 @@ def _stylize_pending(
     """
     items = list(pending)
     job = many_styles_job(items[0].content, [item.style for item in items], settings)
-    checkpoint = folder / CHECKPOINT_NAME
     saved_index = checkpoints.index_of(checkpoint, job) if resume else None
     progresses = run(
         job, batch_size=batch_size, checkpoint=checkpoint, resume=saved_index is not None

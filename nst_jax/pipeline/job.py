@@ -82,7 +82,7 @@ class Job:
     statistic: StyleStatistic
     optimizer: Optimizer
     ema_decay: float
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Any, ...]
     memory_limit: int | None
     metadata: dict[str, Any]
     start_time: float
@@ -331,19 +331,17 @@ def _init_image(
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
 
 
-def _devices(settings: Settings) -> tuple[jax.Device, ...]:
+def _devices(settings: Settings) -> tuple[Any, ...]:
     if not isinstance(settings.devices, int | str):
         return tuple(settings.devices.devices.flat)
     available = jax.devices()
-    count = len(available) if settings.devices == "all" else settings.devices
-    if count > len(available):
-        raise InputError(
-            f"devices is {count} and JAX finds {len(available)}; give a smaller number, or all"
-        )
-    if count < len(available) and jax.process_count() > 1:
-        raise InputError(
-            f"devices is {count} and the processes have {len(available)} together; give all"
-        )
+    default = 1 if jax.process_count() == 1 else len(available)
+    count = settings.devices
+    if count == "all" or (count == 1 and default > 1):
+        count = len(available)
+    if count > len(available) or count < default:
+        found = f"JAX finds {len(available)}" + (" in all processes" if default > 1 else "")
+        raise InputError(f"devices is {count} and {found}; give a smaller number, or all")
     return () if count == 1 else tuple(available[:count])
 
 

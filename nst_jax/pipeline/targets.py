@@ -97,11 +97,7 @@ def target_shapes(job: Job, inputs: LevelInputs, mix: Sequence[float]) -> Target
     shapes = _evaluate(
         job, inputs, None, None, lambda jitted, *args, **static: jitted.eval_shape(*args, **static)
     )
-    return jax.eval_shape(
-        lambda content, styles: mix_targets(job, LevelTargets(content, styles, inputs.masks), mix),
-        shapes.content,
-        shapes.styles,
-    )
+    return jax.eval_shape(lambda targets: mix_targets(job, targets, mix), shapes)
 
 
 def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Targets:

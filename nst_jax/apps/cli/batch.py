@@ -25,6 +25,7 @@ from nst_jax.apps.cli.options import (
     pop_settings,
     with_options,
 )
+from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
 from nst_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ SHARED_OPTIONS: Final = (
     ),
     click.option("-o", "--out", type=FILE, required=True, help="Folder to write to."),
     click.option("--suffix", default=".png", show_default=True, help="Decides the file format."),
+    SHARD_OPTION,
     SHARED_OPTIONS,
 )
 def batch(
@@ -64,6 +66,7 @@ def batch(
     styles: tuple[Path, ...],
     out: Path,
     suffix: str,
+    shard: Shard | str,
     batch_size: int | None,
     quiet: bool,
     **options: Any,
@@ -71,16 +74,18 @@ def batch(
     """Stylize each of CONTENTS, files or folders of them, with each style.
 
     Images are named CONTENT-STYLE.png. An image that exists already stays, so the same command
-    continues a run that was stopped. A bad file is reported at the end and stops nothing.
+    continues a run that was stopped. A bad file is reported at the end and stops nothing. Several
+    processes, as Slurm or MPI launches them, make a share each and do not wait for each other.
     """
     from nst_jax.apps.cli.run import ProgressBar, enable_compilation_cache, stop_on_signal
-    from nst_jax.pipeline import list_images, stylize_folder
+    from nst_jax.pipeline import list_images, plan_items, stylize_folder, take_share
 
     settings = pop_settings(options)
     for path in (*contents, *styles):
         if path.is_dir() and out.exists() and path.samefile(out):
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
     content_paths, style_paths = list_images(contents), list_images(styles)
+    own_share = resolve_shard(shard)
     enable_compilation_cache()
     made = skipped = 0
     failures: Counter[str] = Counter()
@@ -98,6 +103,7 @@ def batch(
             out,
             settings,
             suffix=suffix,
+            shard=own_share,
             batch_size=batch_size,
             on_progress=on_progress,
         ):
@@ -105,11 +111,17 @@ def batch(
             skipped += item.skipped
             if item.error is not None:
                 failures[str(item.error)] += 1
-    total = len(content_paths) * len(style_paths)
-    stopped = made + skipped + failures.total() < total
+    items = plan_items(content_paths, style_paths, out, suffix)
+    stopped = made + skipped + failures.total() < len(take_share(items, *own_share))
     for failure, count in failures.items():
         click.echo(f"error: {failure} ({count} of the images)", err=True)
     click.echo(f"{out}: {made} images made, {skipped} skipped, {failures.total()} failed")
+    if own_share.size > 1:
+        existing = sum(item.out.exists() for item in items)
+        click.echo(
+            f"{out}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
+            f"{len(items)} images in the folder"
+        )
     if stopped:
         click.echo(f"{out}: stopped; the same command continues", err=True)
     if failures or stopped:

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling
+from nst_jax.apps.cli.processes import PROCESS_OPTIONS
 from nst_jax.settings import DEFAULT_STEPS, PAPER, Settings, override
 
 __all__ = [
@@ -304,6 +305,7 @@ JOB_OPTIONS: Final = (
     RESUME_OPTION,
     click.option("--log", type=FILE, help="Write the losses of each step there, as JSON lines."),
     click.option("--loss-plot", type=FILE, help="Plot the losses there: PNG, SVG, PDF or JPEG."),
+    *PROCESS_OPTIONS,
     QUIET_OPTION,
 )
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import click
 import jax
@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from nst_jax import images
 from nst_jax.apps import plots
+from nst_jax.apps.cli.processes import initialize_processes
 from nst_jax.errors import DivergedError, InputError
 from nst_jax.models.weights import cache_dir
-from nst_jax.optimize import History
+from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
 from nst_jax.settings import Settings
 
@@ -65,12 +66,16 @@ def run_command(
     inputs = [*inputs, *setting_files(settings)]
     check_outputs(out, inputs, log_path=log_path, loss_plot=loss_plot)
     enable_compilation_cache()
+    initialize_processes(options["coordinator"], options["num_processes"], options["process_id"])
+    is_first = jax.process_index() == 0  # Of several processes, it writes the files.
+    quiet = quiet or not is_first
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     job = prepare()
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
-        writer = stack.enter_context(closing(MetricsWriter(log_path, resume=resume)))
+        writer = MetricsWriter(log_path if is_first else None, resume=resume)
+        stack.enter_context(closing(writer))
         progresses = run(
             job, callback_every=preview_every, checkpoint=checkpoint_path(out), resume=resume
         )
@@ -82,22 +87,42 @@ def run_command(
                 writer.write(progress)
                 if preview_every and progress.step % preview_every == 0:
                     write_preview(out, progress, inputs)
+                # A signal may reach one process alone, and earlier than the others.
+                stop = agree(stop_requested(), progress.state.image).any()
                 if progress.done:
                     (result,) = progress.results()
                     write_result(result, out, loss_plot)
-                elif stop_requested():
+                elif stop:
                     (result,) = progress.results()
                     break
         except DivergedError as error:
             write_result(error.results[0], out, loss_plot)
             click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() > 1:
+                exit_without_the_others(error)
+            raise
     assert result is not None  # The last progress is done.
     if result.metadata["stopped"]:
         write_result(result, out, loss_plot)
-        report_stop(out, result)
+        if is_first:
+            report_stop(out, result)
         click.get_current_context().exit(130)
-    report_result(out, result)
+    if is_first:
+        report_result(out, result)
+
+
+def exit_without_the_others(error: Exception) -> NoReturn:
+    """Say that another process failed, and end at once: JAX would wait for it at its own end."""
+    reason = " ".join(str(error).split())[:200]
+    click.echo(
+        f"error: another process of this image ended or cannot be reached ({reason}); start all of "
+        "them again, with --resume if there is a checkpoint",
+        err=True,
+    )
+    sys.stdout.flush()
+    os._exit(2)
 
 
 def enable_compilation_cache() -> None:
@@ -172,7 +197,9 @@ def is_same_file(a: Path, b: Path) -> bool:
 
 
 def write_result(result: Result, out: Path, loss_plot: Path | None) -> None:
-    """Write the image, and the plot of its losses."""
+    """Write the image, and the plot of its losses; of several processes, the first one does."""
+    if jax.process_index() > 0:
+        return
     result.save(out)
     if loss_plot is not None and result.history:
         try:
@@ -184,11 +211,14 @@ def write_result(result: Result, out: Path, loss_plot: Path | None) -> None:
 def write_preview(out: Path, progress: Progress, inputs: Sequence[Path]) -> None:
     """Write the current image beside the output: ``out.png`` gives ``out-000050.png``."""
     path = out.with_name(f"{out.stem}-{progress.step:06d}{out.suffix}")
+    pixels = progress.image  # All processes take part.
+    if jax.process_index() > 0:
+        return
     if any(is_same_file(path, other) for other in inputs):
         log.warning("no preview: %r is an input of this job", str(path))
         return
     try:
-        images.write(path, progress.image)
+        images.write(path, pixels)
     except InputError as error:
         log.warning("no preview: %s", error)
 

@@ -1,0 +1,60 @@
+"""A job over several devices makes the images of one device."""
+
+import jax
+import numpy as np
+import pytest
+
+from nst_jax import InputError, run, stylize_many
+from nst_jax.partitioning import sharding
+from nst_jax.pipeline.folders import take_share
+from nst_jax.settings import override
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_ROWS", 8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_the_rows_of_one_image_over_four_devices(make, alone, optimizer):
+    expected = alone[optimizer][0]
+    result = make(optimizer=optimizer, devices=4)
+    np.testing.assert_allclose(result.history["total"], expected.history["total"], rtol=1e-3)
+    assert np.abs(result.image - expected.image).mean() < 2e-3
+    assert result.metadata["devices"] == 4
+
+
+def test_the_images_of_a_batch_over_two_devices(content, styles, small, alone):
+    settings = override(None, small | {"devices": 2})
+    results = list(stylize_many(content, styles[:2], settings))
+    for result, expected in zip(results, alone["adam"], strict=False):
+        assert np.abs(result.image - expected.image).mean() < 1e-3
+
+
+def test_a_mesh_names_the_devices(job_of):
+    devices = jax.devices()[2:4]
+    job = job_of(devices=jax.make_mesh((2,), ("rows",), devices=devices))
+    assert job.devices == tuple(devices)
+    assert job.metadata["devices"] == 2
+
+
+def test_a_job_resumes_on_another_number_of_devices(job_of, leave_at, make, checkpoint, alone):
+    leave_at(job_of(devices=2), 5)
+    result = make(checkpoint=checkpoint, resume=True)
+    assert np.abs(result.image - alone["adam"][0].image).mean() < 1e-3
+    leave_at(job_of(), 5)
+    *_, last = run(job_of(devices=4), checkpoint=checkpoint, resume=True)
+    assert np.abs(last.image - alone["adam"][0].image).mean() < 1e-3
+
+
+def test_more_devices_than_there_are_is_an_error(job_of):
+    with pytest.raises(InputError, match=r"devices is 9 and JAX finds 8; give a smaller number"):
+        job_of(devices=9)
+    assert len(job_of(devices="all").devices) == 8
+
+
+def test_the_shares_of_all_processes_are_all_images():
+    for count in (1, 2, 3, 7, 12):
+        shares = [take_share(range(10), i, count) for i in range(count)]
+        assert [x for share in shares for x in share] == list(range(10))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
