@@ -99,8 +99,8 @@ def run_command(
             write_result(error.results[0], out, loss_plot)
             click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
             raise
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() > 1:
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # JAX raises both.
+            if jax.process_count() > 1 and not isinstance(error, InputError):
                 exit_without_the_others(error)
             raise
     assert result is not None  # The last progress is done.
