@@ -81,6 +81,15 @@ def documented_names() -> dict[int, str]:
     return names
 
 
+def hide_undocumented_fields() -> None:
+    """Take the standard docstring from the fields of named tuples, so that autodoc skips them."""
+    for module in map(import_module, API):
+        for value in (getattr(module, name) for name in module.__all__):
+            for field in getattr(value, "_fields", ()):
+                getattr(value, field).__doc__ = None
+
+
+hide_undocumented_fields()
 NAMES = documented_names()
 SHORT_NAMES = {name.rpartition(".")[2]: name for name in reversed(NAMES.values())}
 
@@ -102,20 +111,29 @@ def documented_name(name: str) -> str | None:
     return found
 
 
+INVENTORIES = tomllib.loads(Path(__file__).with_name("inventories.toml").read_text())
+OTHERS = {
+    name.rpartition(".")[2]: name
+    for other in INVENTORIES.values()
+    for names in other["pages"].values()
+    for name in names
+}
+
+
 def write_inventories(app: Sphinx, config: Config) -> None:
     """Make the inventories for intersphinx from inventories.toml, without a network."""
-    for project, other in tomllib.loads(Path(__file__).with_name("inventories.toml").read_text()).items():
+    for name, other in INVENTORIES.items():
         lines = [
-            f"{name} py:{'class' if name.rpartition('.')[2][0].isupper() else 'function'} 1 "
-            f"{page.format(name)}#$ -\n"
+            f"{x} py:{'class' if x.rpartition('.')[2][0].isupper() else 'function'} 1 "
+            f"{page.format(x)}#$ -\n"
             for page, names in other["pages"].items()
-            for name in names
+            for x in names
         ]
-        header = f"# Sphinx inventory version 2\n# Project: {project}\n# Version: \n# zlib\n"
-        path = app.doctreedir / f"{project}.inv"
+        header = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# zlib\n"
+        path = app.doctreedir / f"{name}.inv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(header.encode() + zlib.compress("".join(lines).encode()))
-        config.intersphinx_mapping[project] = (other["url"], str(path))
+        config.intersphinx_mapping[name] = (other["url"], str(path))
 
 
 def add_cards_and_sidebar(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -131,13 +149,17 @@ def add_cards_and_sidebar(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def toctree(title: str, pages: list[str]) -> str:
     """Return a hidden toctree."""
-    return "\n".join(["\n```{toctree}", ":hidden:", ":glob:", f":caption: {title}", *pages, "```\n"])
+    return "\n".join(
+        ["\n```{toctree}", ":hidden:", ":glob:", f":caption: {title}", *pages, "```\n"]
+    )
 
 
 def cards(table: re.Match[str]) -> str:
     """Turn a table with a row of images and a row of texts into a grid of cards."""
     images, _, texts = (row.strip("| ").split(" | ") for row in table[1].splitlines())
-    items = [f":::{{grid-item-card}}\n{i}\n\n{t}\n:::\n" for i, t in zip(images, texts, strict=True)]
+    items = [
+        f":::{{grid-item-card}}\n{i}\n\n{t}\n:::\n" for i, t in zip(images, texts, strict=True)
+    ]
     return f"::::{{grid}} 2 2 3 3\n:gutter: 2\n\n{''.join(items)}::::\n"
 
 
@@ -169,37 +191,42 @@ def signature_in_source(
     except (OSError, TypeError):
         return None
     if isinstance(tree, ast.FunctionDef):
-        returns = tree.returns and ast.unparse(tree.returns)
+        returns = tree.returns and ast.unparse(tree.returns).strip("'")
         return f"({arguments(tree)})", returns
     assert isinstance(tree, ast.ClassDef)
     for part in tree.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return f"({arguments(part)})", None
-    if not (is_dataclass(value) or issubclass(value, tuple)):
-        return "", None
-    fields = [ast.unparse(part) for part in tree.body if isinstance(part, ast.AnnAssign)]
-    fields = [re.sub(r"= field\((?:.*default=(.*?), .*|.*)\)$", default, x) for x in fields]
-    keywords = ["*"] if getattr(value, "__match_args__", None) == () else []
-    return f"({', '.join(keywords + [x for x in fields if 'ClassVar' not in x])})", None
+    if is_dataclass(value) or issubclass(value, tuple):
+        return f"({', '.join(fields(tree, value))})", None
+    return ("", None) if hasattr(value, "_is_protocol") else None
 
 
 def arguments(function: ast.FunctionDef) -> str:
-    """Return the arguments of a function or method but ``self``."""
+    """Return the arguments of a function, or of a method without ``self``."""
     return re.sub(r"^self(, )?", "", ast.unparse(function.args))
 
 
-def default(field: re.Match[str]) -> str:
-    """Return the default of a dataclass' field."""
-    return f"= {field[1] or '...'}"
+def fields(tree: ast.ClassDef, value: Any) -> list[str]:
+    """Return the fields of a dataclass or named tuple, as arguments."""
+    parts = [part for part in tree.body if isinstance(part, ast.AnnAssign)]
+    for part in parts:
+        if isinstance(part.value, ast.Call) and ast.unparse(part.value.func) == "field":
+            values = {keyword.arg: keyword.value for keyword in part.value.keywords}
+            factory = ast.Constant(...) if "default_factory" in values else None
+            part.value = values.get("default", factory)
+    texts = [text for text in map(ast.unparse, parts) if not re.match("_|.*ClassVar", text)]
+    return ["*", *texts] if texts and getattr(value, "__match_args__", None) == () else texts
 
 
 def resolve_alias(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Resolve a name of nst_jax under which the site does not document the object."""
+    """Resolve another name of an object, and leave names of other projects to intersphinx."""
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py":
         return None
+    node["reftarget"] = re.sub(r"^np\.", "numpy.", OTHERS.get(target, target))
     name = documented_name(target) if target.startswith("nst_jax") else SHORT_NAMES.get(target)
     return name and env.domains["py"].resolve_xref(
         env, node["refdoc"], app.builder, "obj", name, node, contnode
