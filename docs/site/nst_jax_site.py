@@ -54,14 +54,14 @@ def documented_names() -> dict[int, str]:
 
 
 NAMES = documented_names()
-SHORT_NAMES = {name.rpartition(".")[2]: name for name in reversed(NAMES.values())}
+SHORT_NAMES = {name.rpartition(".")[2]: name for name in reversed(NAMES.values()) if "." in name}
 
 
 def documented_name(name: str) -> str | None:
     """Return where the site documents a public object, a member of it, or a module."""
     parts = name.split(".")
     value: Any = nst_jax
-    found = None
+    page = found = None
     for i, part in enumerate(parts[1:], start=2):
         if isinstance(value, type):
             break
@@ -69,10 +69,9 @@ def documented_name(name: str) -> str | None:
             import_module(f"{value.__name__}.{part}")  # a name that does not exist ends the build
         value = getattr(value, part)
         if id(value) in NAMES:
-            found = ".".join([NAMES[id(value)], *parts[i:]])
-        elif isinstance(value, ModuleType) and found:  # its folder has a page
-            found = found.rpartition(".")[0]
-    return found
+            page = NAMES[id(value)]
+            found = ".".join([page, *parts[i:]])
+    return page if isinstance(value, ModuleType) else found  # a module is on the page of its folder
 
 
 INVENTORIES = tomllib.loads((ROOT / "docs" / "inventories.toml").read_text())
@@ -88,8 +87,7 @@ def write_inventories(app: Sphinx, config: Config) -> None:
     """Make the inventories for intersphinx from inventories.toml, without a network."""
     for name, other in INVENTORIES.items():
         lines = [
-            f"{x} py:{'class' if x.rpartition('.')[2][0].isupper() else 'function'} 1 "
-            f"{page.format(x)}#$ -\n"
+            f"{x} py:class 1 {page.format(x)}#$ -\n"  # any role finds a class
             for page, names in other["pages"].items()
             for x in names
         ]
@@ -127,15 +125,14 @@ def cards(table: re.Match[str]) -> str:
 
 
 def link_names(app: Sphinx, doctree: nodes.document) -> None:
-    """Make references of the names in backticks on Markdown pages."""
-    if app.env.docname.startswith("docs/api/"):
-        return  # the docstrings name other objects in single backticks already
+    """Make references of the names in backticks."""
+    linked = nodes.reference | nodes.title | addnodes.pending_xref
     for node in list(doctree.findall(nodes.literal)):
         text = node.astext()
         is_name = re.fullmatch(r"(nst_jax|jax|optax|flax|numpy)(\.\w+)+", text) or (
             text in SHORT_NAMES and re.search(r"[A-Z_]", text)
         )
-        if is_name and not isinstance(node.parent, nodes.reference | nodes.title):
+        if is_name and not isinstance(node.parent, linked):
             reference = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=text, refdoc=app.env.docname
             )
