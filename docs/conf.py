@@ -30,7 +30,7 @@ default_role = "py:obj"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signatures come from the source
 napoleon_attr_annotations = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 python_maximum_signature_line_length = 88
 
 html_theme = "sphinx_book_theme"
