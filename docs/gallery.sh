@@ -29,3 +29,9 @@ for weight in 0.01 0.05 0.2 1; do
   nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/content-$weight.jpg \
     --content-weight $weight --size 224 $make
 done
+nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-moments.jpg \
+  --style-loss moments --content-weight 0.15 --size 224 $make
+nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-nearest.jpg \
+  --style-loss gram:1,nearest:0.2 --optimizer adam --size 224 $make
+nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/layers-shallow.jpg \
+  --style-layers relu1_1,relu2_1 --size 224 $make

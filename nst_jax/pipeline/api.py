@@ -68,10 +68,10 @@ def stylize(
         InputError: an image, a setting or a checkpoint that the job cannot use.
         DivergedError: the loss is not finite; ``results`` holds the last finite image.
 
-    ```python
-    result = nst_jax.stylize("cat.jpg", "swirls.jpg", size=512)
-    result.save("cat-swirls.png")
-    ```
+    For example::
+
+        result = nst_jax.stylize("cat.jpg", "swirls.jpg", size=512)
+        result.save("cat-swirls.png")
     """
     job = prepare_job(content, style, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
@@ -164,10 +164,10 @@ def stylize_many(
         InputError: as in `stylize`; or the batch size is out of range or meets a line search.
         DivergedError: as in `stylize`.
 
-    ```python
-    for name, result in zip(names, nst_jax.stylize_many("cat.jpg", names), strict=True):
-        result.save(f"cat-{name}")
-    ```
+    For example::
+
+        for name, result in zip(names, nst_jax.stylize_many("cat.jpg", names), strict=True):
+            result.save(f"cat-{name}")
     """
     job = many_styles_job(content, styles, override(settings, overrides))
     yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)

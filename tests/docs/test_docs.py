@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+import nst_jax
 from nst_jax.apps.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +147,13 @@ def test_every_page_is_in_the_table_of_contents():
     index = ROOT / "docs" / "index.md"
     links = set(re.findall(r"\]\(([^)]+\.md)\)", index.read_text()))
     pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
-    assert links - {"../README.md"} == pages - {"index.md"}
+    assert {link for link in links if not link.startswith("../")} == pages - {"index.md"}
+
+
+def test_the_api_page_lists_every_name_of_the_package():
+    page = (ROOT / "docs" / "api" / "nst_jax.rst").read_text()
+    names = re.findall(r"^   (\w+)$|^\.\. auto\w+:: nst_jax\.(\w+)$", page, re.MULTILINE)
+    assert sorted(max(pair) for pair in names) == sorted(nst_jax.__all__)
 
 
 def test_the_readme_is_short_and_has_its_two_commands():

@@ -53,7 +53,7 @@ class Moments:
 
 
 def gaussian_wasserstein(a: FeatureMoments, b: FeatureMoments) -> Float[Array, ""]:
-    """|μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½, squared, of means over positions.
+    """``|μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½``: squared, of means over positions.
 
     After Olkin & Pukelsheim, "The distance between two random vectors with given dispersion
     matrices" (1982). A ridge keeps covariances of few positions regular.
