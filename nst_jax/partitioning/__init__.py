@@ -14,6 +14,7 @@ from nst_jax.partitioning.sharding import (
     shard_state,
     sharded_loss,
     sharded_loss_fn,
+    state_shardings,
 )
 from nst_jax.partitioning.tiling import (
     tiled_features,
@@ -31,6 +32,7 @@ __all__ = [
     "shard_state",
     "sharded_loss",
     "sharded_loss_fn",
+    "state_shardings",
     "tiled_features",
     "tiled_loss",
     "tiled_loss_fn",

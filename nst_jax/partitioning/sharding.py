@@ -41,6 +41,7 @@ __all__ = [
     "shard_state",
     "sharded_loss",
     "sharded_loss_fn",
+    "state_shardings",
 ]
 
 IMAGES: Final = "images"
@@ -140,17 +141,18 @@ def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]
 
 
 def shard_state(state: State, mesh: Mesh) -> State:
-    """Put the state of an optimization on the devices of a mesh.
+    """Put the state of an optimization on the devices of a mesh, as `state_shardings` says."""
+    return jax.tree.map(_put, state, state_shardings(state, mesh))
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """Return how each array of a state is divided over a mesh.
 
     Everything as large as the image, as Adam's moments and L-BFGS' memory, is divided as the image
-    is; counters and scalars are copied.
+    is; counters and scalars are copied. The arrays may be shapes (``jax.ShapeDtypeStruct``).
     """
-    batched = np.ndim(state.image) == 4
-
-    def place(leaf: Any) -> Array:
-        return _put(leaf, _sharding(mesh, np.shape(leaf), batched=batched))
-
-    return jax.tree.map(place, state)
+    batched = len(np.shape(state.image)) == 4
+    return jax.tree.map(lambda leaf: _sharding(mesh, np.shape(leaf), batched=batched), state)
 
 
 def shard_batch(tree: Any, mesh: Mesh) -> Any:

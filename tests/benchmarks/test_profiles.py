@@ -1,9 +1,6 @@
-"""The scripts that take a step apart, compare choices, and compile for TPUs."""
+"""The scripts that take a step apart and compare choices."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import ablations
 import jax
@@ -40,19 +37,3 @@ def test_ablations_print_a_table_each(monkeypatch, capsys, pair):
     assert "| nst_jax | 3 | 3 |" in text
     assert "| ink on the cat | 0.50000 | 0.50000 | 0.50000 |" in text
     assert "| l2 | 1." in text
-
-
-@pytest.mark.tpu
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_the_loop_compiles_for_a_tpu_and_stays_on_it(optimizer):
-    pytest.importorskip("libtpu")
-    # In its own process: libtpu and the backend of these tests interfere.
-    script = Path(ablations.__file__).with_name("tpu_compile.py")
-    command = [sys.executable, script, "--chips", "v5e", "--sizes", "256"]
-    command += ["--optimizers", optimizer]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    report = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    cells = report.stdout.splitlines()[-1].strip("| ").split(" | ")
-    assert cells[:3] == ["v5e", "256", optimizer]
-    assert cells[5:7] == ["yes", "yes"]  # it fits and works in place
-    assert cells[9:] == ["0", "0"]  # host transfers, collectives
