@@ -95,10 +95,9 @@ def _has_fast_bfloat16(device: Any) -> bool:
     """Whether a JAX device multiplies bfloat16 faster than float32."""
     if device.platform == "cpu":
         return _cpu_has("amx_bf16", "avx512_bf16")
-    # XLA computes bfloat16 in float32 on older NVIDIA GPUs. AMD's report names instead of numbers.
-    capability = getattr(device, "compute_capability", "")
+    # XLA computes bfloat16 in float32 on older GPUs of NVIDIA. AMD's have names, not numbers.
     try:
-        return float(capability) >= 8.0
+        return float(getattr(device, "compute_capability", "")) >= 8.0
     except ValueError:
         return True
 

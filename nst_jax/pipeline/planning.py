@@ -24,6 +24,10 @@ __all__ = ["batched_loss_fn", "check_state_fits", "choose_batch_size", "choose_t
 
 log = logging.getLogger("nst_jax")
 
+MAX_GPU_ELEMENTS: Final = 2**31
+"""Many of cuDNN's kernels do not index larger arrays."""
+LARGEST_FILTERS: Final = 64
+"""The largest features, those of block 1, have so many filters."""
 TILE_SIZES: Final = (None, 2048, 1024, 512, 256)
 """From fast to small. A tile computes its halo too, which is 80 pixels wide."""
 
@@ -80,6 +84,8 @@ def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
     for tile in TILE_SIZES:
         if tile is not None and (tile >= max(shape) or not _can_tile(job)):
             continue
+        if tile is None and _is_too_large_for_cudnn(shape) and _can_tile(job):
+            continue
         jitted, arrays, static = _planned_call(job, level, inputs, tile)
         try:
             compile_within_limit(jitted, *arrays, limit=limit, **static)
@@ -128,6 +134,11 @@ def batched_loss_fn(loss: LossFn) -> LossFn:
         return loss(image, params, replace(targets, style=style), weights, **key)
 
     return loss_with_style
+
+
+def _is_too_large_for_cudnn(shape: tuple[int, int]) -> bool:
+    elements = shape[0] * shape[1] * LARGEST_FILTERS
+    return jax.default_backend() == "gpu" and elements >= MAX_GPU_ELEMENTS
 
 
 def _can_tile(job: Job) -> bool:

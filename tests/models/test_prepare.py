@@ -1,5 +1,7 @@
 """Prepared parameters: their dtype and form on each processor, and how close they compute."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,24 @@ def test_layers_deeper_than_requested_stay_as_they_are(vgg16):
 def test_unknown_layers_and_dtypes_are_refused(vgg16, kwargs, message):
     with pytest.raises(InputError, match=message):
         prepare_params(vgg16, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("platform", "attributes", "expected"),
+    [
+        ("gpu", {"compute_capability": "9.0"}, "bfloat16"),
+        ("gpu", {"compute_capability": "8.0"}, "bfloat16"),
+        ("gpu", {"compute_capability": "7.5"}, "float32"),
+        ("gpu", {"compute_capability": "gfx942"}, "bfloat16"),
+        ("tpu", {}, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_a_device_is_fast_with_it(
+    monkeypatch, platform, attributes, expected
+):
+    device = SimpleNamespace(platform=platform, **attributes)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert resolve_dtype("auto") == expected
 
 
 def test_prepared_parameters_are_not_prepared_again(vgg16):

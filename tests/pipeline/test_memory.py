@@ -62,6 +62,10 @@ class Refusing:
 def test_a_compiler_that_runs_out_of_memory_is_understood_and_no_other_failure():
     with pytest.raises(MemoryLimitError, match="more memory than the device has; choose a smaller"):
         compile_within_limit(Refusing("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)"))
+    with pytest.raises(MemoryLimitError, match="more memory than the device has"):
+        compile_within_limit(
+            Refusing("INTERNAL: Failed to determine best cudnn convolution algorithm for: ...")
+        )
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         compile_within_limit(Refusing("INTERNAL: a bug"))
 
@@ -76,7 +80,8 @@ def test_a_cpu_has_what_the_system_can_give():
 )
 def test_an_accelerator_has_its_limit_less_what_is_used(monkeypatch, stats, available):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    empty = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 5000})
+    monkeypatch.setattr(jax, "local_devices", lambda: [device, empty])
     assert available_bytes() == available
 
 
@@ -102,6 +107,18 @@ def test_a_compiler_that_runs_out_of_memory_leads_to_tiles(
     assert "96x72 pixels run in tiles of up to 32 pixels" in caplog.text
     monkeypatch.setattr(planning.jax, "default_backend", lambda: "tpu")
     assert planning.choose_batch_size(job) == 1
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_gpu_runs_tile_by_tile_what_cudnn_cannot_index(job_of, large, monkeypatch):
+    job = job_of(**large)
+    inputs = level_inputs(job, 1)
+    monkeypatch.setattr(planning, "MAX_GPU_ELEMENTS", 72 * 96 * 64)
+    assert choose_tile(job, 1, inputs) is None
+    monkeypatch.setattr(planning.jax, "default_backend", lambda: "gpu")
+    assert choose_tile(job, 1, inputs) == 32
+    monkeypatch.setattr(planning, "MAX_GPU_ELEMENTS", 72 * 96 * 64 + 1)
+    assert choose_tile(job, 1, inputs) is None
 
 
 def test_a_state_that_fits_in_no_way_is_refused_at_once(job_of, large, compilations):
