@@ -128,7 +128,7 @@ def loss_args(image: ShapeDtypeStruct, dtype: Any) -> tuple[Any, ...]:
     pixel = ShapeDtypeStruct((3,), jnp.float32)
     params: dict[str, Any] = {"input": {"mean": pixel, "std": pixel}}
     for name in conv_names(MODEL):
-        kernel = ShapeDtypeStruct(conv_shape(name), dtype)
+        kernel: Any = ShapeDtypeStruct(conv_shape(name), dtype)
         bias = ShapeDtypeStruct(kernel.shape[3:], dtype)
         params[name] = {"kernel": DirectKernel(kernel), "bias": bias}
     targets = jax.eval_shape(default_targets, params, image, image)
