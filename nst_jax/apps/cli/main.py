@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from nst_jax.apps.cli.batch import batch, interpolate
+from nst_jax.apps.cli.doctor import doctor
 from nst_jax.apps.cli.options import (
     COLOR_OPTIONS,
     COMMON_OPTIONS,
@@ -75,6 +76,7 @@ def main() -> None:
 
 
 main.add_command(batch)
+main.add_command(doctor)
 main.add_command(interpolate)
 main.add_command(weights)
 
