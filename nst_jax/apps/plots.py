@@ -110,6 +110,8 @@ def read_log(path: str | os.PathLike[str]) -> History:
         InputError: the file cannot be read, is no log, or has no steps.
     """
     label = f"log {os.fspath(path)!r}"
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{label} is a folder, pipe or device; give a file that --log wrote")
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:

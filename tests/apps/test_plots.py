@@ -1,6 +1,7 @@
 """Plots of losses, and the logs that they can be drawn from."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -138,6 +139,9 @@ def test_a_line_without_losses_is_named(tmp_path, line):
 
 
 def test_a_log_that_cannot_be_read_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_log(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):  # reading the pipe would never end
+        with pytest.raises(InputError, match="is a folder, pipe or device"):
             read_log(path)
