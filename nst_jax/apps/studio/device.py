@@ -100,14 +100,15 @@ class Device:
         with self._changed:
             return self._runs.index(run) if run in self._runs else 0
 
-    def close(self) -> None:
-        """Stop all jobs and end the thread."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop all jobs and end the thread; return whether it ended in time."""
         with self._changed:
             self._closed = True
             for run in self._runs:
                 run.stop()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:

@@ -13,9 +13,10 @@ import PIL.Image
 from jaxtyping import Float32
 
 from nst_jax import images
+from nst_jax.apps.studio.pictures import as_uint8
 from nst_jax.apps.studio.stream import Update
 
-__all__ = ["describe_time", "live_view", "loss_curve", "message_view"]
+__all__ = ["describe_time", "live_view", "loss_curve", "message_view", "still_view"]
 
 MAX_PREVIEW: Final = 1024
 CURVE_WIDTH: Final = 600
@@ -56,6 +57,14 @@ def live_view(update: Update, note: str = "") -> str:
         f"{loss_curve(update.losses, update.sizes, update.num_steps)}"
         f"{message_view(update.error, error=True) if update.error else ''}"
         f"{message_view(note) if note else ''}</figure>"
+    )
+
+
+def still_view(image: Float32[np.ndarray, "h w 3"], caption: str) -> str:
+    """Return the live view of an image of the history."""
+    return (
+        f'<figure class="studio-live"><img src="{_data_uri(image)}" alt="{html.escape(caption)}">'
+        f'<figcaption role="status">{html.escape(caption)}</figcaption></figure>'
     )
 
 
@@ -102,7 +111,5 @@ def _data_uri(image: Float32[np.ndarray, "h w 3"]) -> str:
     if max(image.shape) > MAX_PREVIEW:
         image = images.resize(image, images.fit_longest_side(image.shape, MAX_PREVIEW))
     encoded = io.BytesIO()
-    PIL.Image.fromarray(np.uint8(image * 255 + 0.5)).save(
-        encoded, "JPEG", quality=90, subsampling="4:4:4"
-    )
+    PIL.Image.fromarray(as_uint8(image)).save(encoded, "JPEG", quality=90, subsampling="4:4:4")
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

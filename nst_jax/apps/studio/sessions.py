@@ -38,12 +38,11 @@ class Order:
     settings: Settings
 
     @property
-    def files(self) -> list[Path]:
-        """All files that the job reads."""
+    def made_files(self) -> list[Path]:
+        """The files that the studio made for the job: a mask, or an image to continue from."""
         masks = self.settings.masks
-        mask_files = masks if isinstance(masks, list) else []
-        named = (*mask_files, self.settings.init)
-        return [self.photo, *self.styles, *(path for path in named if isinstance(path, Path))]
+        named = (*(masks if isinstance(masks, list) else ()), self.settings.init)
+        return [path for path in named if isinstance(path, Path)]
 
     def job(self) -> Job:
         """Prepare the job.
@@ -54,7 +53,9 @@ class Order:
         try:
             return prepare_job(self.photo, self.styles, self.settings)
         except InputError as error:
-            raise InputError(without_folders(str(error), self.files)) from error
+            raise InputError(
+                without_folders(str(error), [self.photo, *self.styles, *self.made_files])
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Session:
         entries: its finished images, oldest first.
         shown: the index of the entry on the page.
         runs: its jobs that are not done.
+        layers: the mask as it was when the user started the newest job.
     """
 
     folder: Path
@@ -102,6 +104,7 @@ class Session:
     entries: list[Entry] = field(default_factory=list)
     shown: int = -1
     runs: list[Run] = field(default_factory=list)
+    layers: list[np.ndarray] = field(default_factory=list)
     _files: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -110,7 +113,6 @@ class Session:
         photo: str | None,
         styles: Sequence[str | None],
         choices: Choices,
-        layers: Sequence[np.ndarray] = (),
         *,
         fill: bool = False,
         continuing: bool = False,
@@ -121,7 +123,6 @@ class Session:
             photo: the path of the photo.
             styles: the path of each style, or None for an empty place.
             choices: the values of the controls.
-            layers: the layers of the mask, as in `paint_mask`.
             fill: as in `paint_mask`.
             continuing: whether to start from the image on the page.
 
@@ -137,7 +138,7 @@ class Session:
         for path in paths:
             check_image(path)
         files: dict[str, Any] = {}
-        if mask := paint_mask(layers, shape, len(paths), fill=fill):
+        if mask := paint_mask(self.layers, shape, len(paths), fill=fill):
             path = self.new_file("mask")
             mask.save(path)
             files = {"masks": [path], "mask_colors": MASK_COLORS[: len(paths)]}

@@ -1,0 +1,153 @@
+"""The server of the studio: one process, one device, this machine only unless asked otherwise."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+# Gradio reads these when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import click
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from nst_jax.apps.cli.run import enable_compilation_cache
+from nst_jax.apps.studio.device import Device
+from nst_jax.apps.studio.events import connect
+from nst_jax.apps.studio.page import CSS, lay_out, theme
+from nst_jax.apps.studio.sessions import Sessions
+from nst_jax.errors import InputError
+
+__all__ = ["make_app", "serve"]
+
+DAY: Final = 24 * 3600
+PHOTOS: Final = ("cat.jpg", "astronaut.jpg", "coffee.jpg")
+PAINTINGS: Final = ("swirls.jpg", "mosaic.jpg", "ink.jpg")
+SECURITY_HEADERS: Final = {
+    # Gradio's page has inline scripts and evaluates templates. Nothing comes from elsewhere.
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
+    "'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "frame-ancestors 'none'; form-action 'self'; base-uri 'self'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def serve(host: str, port: int, max_upload: int) -> None:
+    """Serve the page until Ctrl-C, and remove its files.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 for a free one.
+        max_upload: the largest file that may be uploaded, in bytes.
+
+    Raises:
+        InputError: the address or the port cannot be used.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {host} cannot be used ({error.strerror}); choose another --port"
+        ) from error
+    enable_compilation_cache()
+    root = Path(tempfile.mkdtemp(prefix="nst-jax-studio-"))
+    device = Device()
+    try:
+        app = make_app(root, device, host, max_upload)
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"studio: http://{shown}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
+        if not _is_loopback(host):
+            click.echo("note: everyone who reaches this machine can use the page", err=True)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        if not device.close(timeout=5):
+            # XLA still compiles in its own threads and would crash Python at its end.
+            os._exit(0)
+
+
+def make_app(root: Path, device: Device, host: str, max_upload: int) -> FastAPI:
+    """Return the web application.
+
+    Args:
+        root: an empty folder for all files of the studio.
+        device: the queue.
+        host: the address that the server listens on.
+        max_upload: as in `serve`.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
+    photos, paintings = (_copy_examples(root, names) for names in (PHOTOS, PAINTINGS))
+    with gr.Blocks(
+        title="nst_jax studio", analytics_enabled=False, delete_cache=(3600, DAY)
+    ) as blocks:
+        page = lay_out(photos, paintings)
+        connect(blocks, page, Sessions(root, device), photos, paintings)
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=max_upload,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        theme=theme(),
+        css_paths=CSS,
+    )
+    if _is_loopback(host):  # Another site's name that resolves to this machine is refused.
+        names = ["localhost", "127.0.0.1", "[::1]", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
+    app.add_middleware(_SecurityHeaders)
+    return app
+
+
+class _SecurityHeaders:
+    """Adds `SECURITY_HEADERS` to each response, also to those that stream."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                pairs = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *pairs]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _copy_examples(root: Path, names: tuple[str, ...]) -> list[Path]:
+    """Copy example images to where gradio may read them."""
+    package = Path(__file__).parents[2]
+    places = (package / "bundled" / "examples", package.parent / "examples")
+    folder = next(place for place in places if place.is_dir())
+    (root / "examples").mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy(folder / name, root / "examples")) for name in names]
