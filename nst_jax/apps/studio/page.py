@@ -97,15 +97,15 @@ def lay_out(photos: Sequence[Path], paintings: Sequence[Path]) -> Page:
 def _inputs(photos: Sequence[Path], paintings: Sequence[Path]) -> dict[str, Any]:
     image: dict[str, Any] = {"type": "filepath", "sources": ["upload", "clipboard"], "buttons": []}
     with gr.Row(equal_height=True):
-        with gr.Column(scale=2, min_width=200):
-            photo = gr.Image(label="Photo", height=240, elem_id="photo", **image)
+        with gr.Column(scale=1, min_width=200):
+            photo = gr.Image(label="Photo", height=250, elem_id="photo", **image)
             photo_examples = _examples("Example photos", photos)
-        with gr.Column(scale=3, min_width=240):
+        with gr.Column(scale=1, min_width=200):
             styles = []
             for row in range(MAX_STYLES // 2):
                 with gr.Row():
                     for i in (2 * row, 2 * row + 1):
-                        options = {"height": 112, "min_width": 110, "elem_id": f"style-{i + 1}"}
+                        options = {"height": 116, "min_width": 100, "elem_id": f"style-{i + 1}"}
                         styles.append(gr.Image(label=f"Style {i + 1}", **options, **image))
             style_examples = _examples("Example styles", paintings)
     return {
@@ -133,13 +133,13 @@ def _controls() -> dict[str, Any]:
     with gr.Row():
         preset = gr.Dropdown(list(PRESETS), value="Default", label="Preset", elem_id="preset")
         size = gr.Slider(
-            0, MAX_SIZE, first.size, step=1, label="Size in pixels (0: the photo's)", elem_id="size"
+            0, MAX_SIZE, first.size, step=1, label="Size in pixels, 0: as the photo", elem_id="size"
         )
     with gr.Row():
         content_weight = gr.Slider(
             *(0, 1, first.content_weight),
             step=0.005,
-            label="Content weight: more keeps more of the photo",
+            label="Content weight",
             elem_id="content-weight",
         )
         color_mode = gr.Dropdown(modes, value=first.color_mode, label="Colors")
@@ -148,7 +148,7 @@ def _controls() -> dict[str, Any]:
         with gr.Row():
             options: dict[str, Any] = {"visible": i == 0, "min_width": 140}
             strokes.append(
-                gr.Slider(0.25, 4, 1, step=0.05, label=f"Stroke size of style {i + 1}", **options)
+                gr.Slider(0.25, 4, 1, step=0.05, label=f"Strokes of style {i + 1}", **options)
             )
             mixes.append(gr.Slider(0, 1, 1, step=0.01, label=f"Share of style {i + 1}", **options))
     with gr.Accordion("More", open=False), gr.Row():
@@ -196,7 +196,7 @@ def _outputs() -> dict[str, Any]:
     with gr.Row():
         start = gr.Button("Stylize", variant="primary", elem_id="start")
         stop = gr.Button("Stop and keep", interactive=False, elem_id="stop")
-        proceed = gr.Button("Continue from this image", interactive=False, elem_id="continue")
+        proceed = gr.Button("Continue from here", interactive=False, elem_id="continue")
     with gr.Tabs():
         with gr.Tab("Image"):
             live = gr.HTML(message_view(WELCOME), elem_id="live")

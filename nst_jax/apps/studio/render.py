@@ -52,7 +52,7 @@ def live_view(update: Update, note: str = "") -> str:
     return (
         f'<figure class="studio-live" data-step="{update.step}">'
         f'<img src="{_data_uri(update.image)}" alt="the image after {update.step} steps">'
-        f'<progress value="{fraction:.4f}" max="1" aria-label="steps taken"></progress>'
+        f'<div class="studio-bar"><div style="width: {fraction:.1%}"></div></div>'
         f'<figcaption role="status">{html.escape(status)}</figcaption>'
         f"{loss_curve(update.losses, update.sizes, update.num_steps)}"
         f"{message_view(update.error, error=True) if update.error else ''}"

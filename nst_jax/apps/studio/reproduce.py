@@ -132,7 +132,8 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
 def taken_settings(metadata: Mapping[str, Any]) -> Settings:
     """Return the settings that make the image as it is, also if it was stopped.
 
-    A stopped image has the size of the level where it stopped, and took a part of the steps.
+    A stopped image has the size of the level where it stopped. Its settings take the same steps,
+    and none at the levels after it, which only enlarge the image.
 
     Raises:
         InputError: as in `parse_metadata`.
@@ -145,7 +146,8 @@ def taken_settings(metadata: Mapping[str, Any]) -> Settings:
     left = metadata["steps_done"] - sum(planned[:reached])
     # A level that converged took fewer steps than planned, and the count here is too low.
     last = left if 0 <= left <= planned[reached] else planned[reached]
-    return replace(settings, size=metadata["levels"][reached], steps=(*planned[:reached], last))
+    rest = (0,) * (len(planned) - reached - 1)
+    return replace(settings, steps=(*planned[:reached], last, *rest))
 
 
 def missing_files(settings: Settings) -> str:
