@@ -144,13 +144,28 @@ def _controls() -> dict[str, Any]:
         )
         color_mode = gr.Dropdown(modes, value=first.color_mode, label="Colors")
     strokes, mixes = [], []
-    for i in range(MAX_STYLES):
+    for i in range(1, MAX_STYLES + 1):
         with gr.Row():
-            options: dict[str, Any] = {"visible": i == 0, "min_width": 140}
             strokes.append(
-                gr.Slider(0.25, 4, 1, step=0.05, label=f"Strokes of style {i + 1}", **options)
+                gr.Slider(
+                    *(0.25, 4, 1),
+                    step=0.05,
+                    label=f"Strokes of style {i}",
+                    min_width=140,
+                    visible=i == 1,
+                    elem_id=f"stroke-{i}",
+                )
             )
-            mixes.append(gr.Slider(0, 1, 1, step=0.01, label=f"Share of style {i + 1}", **options))
+            mixes.append(
+                gr.Slider(
+                    *(0, 1, 1),
+                    step=0.01,
+                    label=f"Share of style {i}",
+                    min_width=140,
+                    visible=False,
+                    elem_id=f"share-{i}",
+                )
+            )
     with gr.Accordion("More", open=False), gr.Row():
         style_loss = gr.Dropdown(
             losses, value=first.style_loss, label="Style loss", allow_custom_value=True
@@ -214,7 +229,10 @@ def _outputs() -> dict[str, Any]:
             command = gr.Code(label="Command", language="shell", elem_id="command")
             snippet = gr.Code(label="Python", language="python", elem_id="snippet")
             files = gr.File(
-                label="Files that the command needs", file_count="multiple", visible=False
+                label="Files that the command needs",
+                file_count="multiple",
+                visible=False,
+                elem_id="files",
             )
     with gr.Row():
         download = gr.DownloadButton(

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import ip_address
@@ -12,12 +14,12 @@ from typing import Any, Final
 
 # Gradio reads these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import click
 import gradio as gr
-import uvicorn
-from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nst_jax.apps.cli.run import enable_compilation_cache
@@ -27,7 +29,7 @@ from nst_jax.apps.studio.page import CSS, lay_out, theme
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.errors import InputError
 
-__all__ = ["make_app", "serve"]
+__all__ = ["launch", "make_page", "serve"]
 
 DAY: Final = 24 * 3600
 PHOTOS: Final = ("cat.jpg", "astronaut.jpg", "coffee.jpg")
@@ -54,25 +56,22 @@ def serve(host: str, port: int, max_upload: int) -> None:
     Raises:
         InputError: the address or the port cannot be used.
     """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise InputError(
-            f"port {port} of {host} cannot be used ({error.strerror}); choose another --port"
-        ) from error
+    port = _usable_port(host, port)
     enable_compilation_cache()
     root = Path(tempfile.mkdtemp(prefix="nst-jax-studio-"))
     device = Device()
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
-        app = make_app(root, device, host, max_upload)
+        blocks = make_page(root, device)
+        launch(blocks, host, port, max_upload)
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"studio: http://{shown}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
+        click.echo(f"studio: http://{shown}:{port}  (Ctrl-C ends it)")
         if not _is_loopback(host):
             click.echo("note: everyone who reaches this machine can use the page", err=True)
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            stopped.wait()
+        blocks.close(verbose=False)
     finally:
         shutil.rmtree(root, ignore_errors=True)
         if not device.close(timeout=5):
@@ -80,14 +79,12 @@ def serve(host: str, port: int, max_upload: int) -> None:
             os._exit(0)
 
 
-def make_app(root: Path, device: Device, host: str, max_upload: int) -> FastAPI:
-    """Return the web application.
+def make_page(root: Path, device: Device) -> gr.Blocks:
+    """Return the page.
 
     Args:
         root: an empty folder for all files of the studio.
         device: the queue.
-        host: the address that the server listens on.
-        max_upload: as in `serve`.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     photos, paintings = (_copy_examples(root, names) for names in (PHOTOS, PAINTINGS))
@@ -96,29 +93,52 @@ def make_app(root: Path, device: Device, host: str, max_upload: int) -> FastAPI:
     ) as blocks:
         page = lay_out(photos, paintings)
         connect(blocks, page, Sessions(root, device), photos, paintings)
-    blocks.queue(default_concurrency_limit=None, api_open=False)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app = gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        allowed_paths=[],
+    return blocks.queue(default_concurrency_limit=None, api_open=False)
+
+
+def launch(blocks: gr.Blocks, host: str, port: int, max_upload: int) -> None:
+    """Start to serve a page, on threads of its own. The arguments are those of `serve`.
+
+    This is gradio's own launch, because a page that is mounted into another application does not
+    check the paths that a browser sends.
+    """
+    middleware = [Middleware(_SecurityHeaders)]
+    if _is_loopback(host):  # Another site's name that resolves to this machine is refused.
+        names = ["localhost", "127.0.0.1", "[::1]", host]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
         show_error=False,
+        allowed_paths=[],
         max_file_size=max_upload,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        run_history=False,
         footer_links=[],
         theme=theme(),
         css_paths=CSS,
+        app_kwargs={
+            "middleware": middleware,
+            **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
+        },
     )
-    if _is_loopback(host):  # Another site's name that resolves to this machine is refused.
-        names = ["localhost", "127.0.0.1", "[::1]", host]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
-    app.add_middleware(_SecurityHeaders)
-    return app
+
+
+def _usable_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as listener:
+            return listener.getsockname()[1]
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {host} cannot be used ({error.strerror}); choose another --port"
+        ) from error
 
 
 class _SecurityHeaders:
