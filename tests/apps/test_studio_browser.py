@@ -362,11 +362,9 @@ def test_a_forged_path_is_refused(tab):
     body = json.loads(bodies[0].post_data)
     assert '"success":true' in tab.page.evaluate(FORGE, [bodies[0].url, body])
     (value,) = body["data"]
-    for forged in (
-        value | {"path": str(EXAMPLES / "coffee.jpg")},
-        {"path": str(EXAMPLES / "coffee.jpg")},
-        str(EXAMPLES / "coffee.jpg"),
-    ):
+    path = str(EXAMPLES / "coffee.jpg")
+    without_meta = {"path": path}  # which gradio 6.31 does not check
+    for forged in (value | {"path": path}, without_meta, path):
         body["data"] = [forged]
         assert '"success":false' in tab.page.evaluate(FORGE, [bodies[0].url, body])
 

@@ -287,6 +287,16 @@ def test_a_bad_file_is_named_without_its_folder(tmp_path, monkeypatch):
         check_image("content.png")
 
 
+def test_only_an_upload_has_a_path(tmp_path):
+    uploads_folder = tmp_path / "root"
+    inside = str(uploads_folder / "cache" / "a.png")
+    assert uploads.uploaded_path({"path": inside}, uploads_folder) == inside
+    assert [uploads.uploaded_path(value, uploads_folder) for value in (None, "a", {})] == [None] * 3
+    for path in ("content.png", "/etc/passwd", f"{uploads_folder}/../content.png", "", 3):
+        with pytest.raises(InputError, match="was not uploaded to this page"):
+            uploads.uploaded_path({"path": path}, uploads_folder)
+
+
 def test_a_live_view_shows_the_image_and_where_the_job_is():
     job = prepare_job("content.png", "style.png", SETTINGS)
     view = live_view(next(iter(stream(job, lambda: False))), note="1 image <waits>")

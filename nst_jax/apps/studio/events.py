@@ -15,7 +15,7 @@ from nst_jax.apps.studio.page import MAX_SIZE, STYLE_FILLS, Page
 from nst_jax.apps.studio.pictures import before_and_after, editor_background, thumbnail
 from nst_jax.apps.studio.render import live_view, message_view, still_view
 from nst_jax.apps.studio.sessions import Entry, Session, Sessions
-from nst_jax.apps.studio.uploads import check_image
+from nst_jax.apps.studio.uploads import check_image, uploaded_path
 from nst_jax.errors import InputError
 from nst_jax.settings import Settings
 
@@ -30,8 +30,7 @@ class Events:
     """The handlers of the page's events.
 
     Events with ``preprocess=False`` get an image as it was uploaded, so that a file that is no
-    image reaches `check_image` and its message. Gradio has checked by then that the path is an
-    upload of its own.
+    image reaches `check_image` and its message.
     """
 
     def __init__(self, page: Page, sessions: Sessions) -> None:
@@ -39,7 +38,7 @@ class Events:
 
     def take_photo(self, value: Any) -> Updates:
         """Check the photo and show it to paint a mask over it."""
-        page, path = self.page, _path(value)
+        page, path = self.page, self._path(value)
         if path is None:
             return {page.editor: None}
         if error := _refuse(path):
@@ -48,14 +47,14 @@ class Events:
 
     def take_style(self, value: Any) -> tuple[Any, Any]:
         """Check a style."""
-        path = _path(value)
+        path = self._path(value)
         if path is not None and (error := _refuse(path)):
             return None, message_view(error, error=True)
         return gr.skip(), gr.skip()
 
     def show_style_controls(self, *styles: Any) -> list[Any]:
         """Show a stroke size for each style, and the shares if there are several."""
-        filled = [_path(style) is not None for style in styles]
+        filled = [self._path(style) is not None for style in styles]
         strokes = [gr.Slider(visible=full or i == 0) for i, full in enumerate(filled)]
         return strokes + [gr.Slider(visible=full and sum(filled) > 1) for full in filled]
 
@@ -71,9 +70,9 @@ class Events:
             styles, unpainted, controls = values[:MAX_STYLES], values[MAX_STYLES], values[5:]
             try:
                 order = session.order(
-                    _path(photo),
-                    [_path(style) for style in styles],
-                    _choices(controls, [_path(style) is not None for style in styles]),
+                    self._path(photo),
+                    [self._path(style) for style in styles],
+                    _choices(controls, [self._path(style) is not None for style in styles]),
                     fill=unpainted == STYLE_FILLS,
                     continuing=continuing,
                 )
@@ -199,6 +198,9 @@ class Events:
         """Forget a tab that was closed."""
         self.sessions.close(str(request.session_hash))
 
+    def _path(self, value: Any) -> str | None:
+        return uploaded_path(value, self.sessions.root)
+
     def _session(self, request: gr.Request) -> Session:
         return self.sessions[str(request.session_hash)]
 
@@ -220,7 +222,7 @@ def connect(
         return {page.photo: str(path), page.editor: _editor_value(str(path))}
 
     def choose_style(index: int, *styles: Any) -> list[Any]:
-        empty = [i for i, style in enumerate(styles) if _path(style) is None]
+        empty = [i for i, style in enumerate(styles) if style is None]
         place = empty[0] if empty else MAX_STYLES - 1
         return [str(paintings[index]) if i == place else gr.skip() for i in range(len(styles))]
 
@@ -251,10 +253,6 @@ def connect(
     )
     page.use_shown.click(events.use_shown, None, controls, **quiet)
     blocks.unload(events.close)
-
-
-def _path(value: Any) -> str | None:
-    return value["path"] if isinstance(value, dict) else None
 
 
 def _refuse(path: str) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,14 @@ from PIL import ImageColor
 from nst_jax import images
 from nst_jax.errors import InputError
 
-__all__ = ["MASK_COLORS", "MAX_PIXELS", "check_image", "paint_mask", "without_folders"]
+__all__ = [
+    "MASK_COLORS",
+    "MAX_PIXELS",
+    "check_image",
+    "paint_mask",
+    "uploaded_path",
+    "without_folders",
+]
 
 MAX_PIXELS: Final = 50_000_000
 """A photo as large as this takes 600 MB as float32."""
@@ -45,6 +52,26 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     except InputError as error:
         raise InputError(without_folders(str(error), [path])) from error
     return height, width
+
+
+def uploaded_path(value: Any, folder: Path) -> str | None:
+    """Return the path of the image that the browser names, or None if it names none.
+
+    Gradio checks paths too, but not those of an image whose description lacks its ``meta`` field.
+
+    Args:
+        value: what the browser sent for an image.
+        folder: where all uploads and examples are.
+
+    Raises:
+        InputError: the path is not of an upload.
+    """
+    path = value.get("path") if isinstance(value, dict) else None
+    if path is None:
+        return None
+    if not Path(str(path)).resolve().is_relative_to(folder.resolve()):
+        raise InputError("the image was not uploaded to this page; drop it again")
+    return str(path)
 
 
 def without_folders(message: str, paths: Sequence[str | os.PathLike[str]]) -> str:
