@@ -343,9 +343,11 @@ def status_of(url, headers=None, data=None):
         return error.code
 
 
-def test_no_file_of_the_machine_and_no_other_host_is_served(server):
+def test_no_file_of_the_machine_is_served_and_no_other_site_is_answered(server):
     assert status_of(server) == 200
     assert status_of(server, {"Host": "other.example"}) == 400
+    for origin, status in ((server, 200), ("http://other.example", 403), ("null", 403)):
+        assert status_of(server, {"Origin": origin}) == status
     for path in ("/etc/passwd", "secret.txt", "../../../etc/passwd", str(ROOT / "README.md")):
         assert status_of(f"{server}/gradio_api/file={path}") in (403, 404)
     for path in ("/docs", "/monitoring"):

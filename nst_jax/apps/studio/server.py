@@ -11,6 +11,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 # Gradio reads these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -19,8 +20,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import click
 import gradio as gr
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 
 from nst_jax.apps.cli.run import enable_compilation_cache
 from nst_jax.apps.studio.device import Device
@@ -102,7 +105,7 @@ def launch(blocks: gr.Blocks, host: str, port: int, max_upload: int) -> None:
     This is gradio's own launch, because a page that is mounted into another application does not
     check the paths that a browser sends.
     """
-    middleware = [Middleware(_SecurityHeaders)]
+    middleware = [Middleware(_Guard)]
     if _is_loopback(host):  # Another site's name that resolves to this machine is refused.
         names = ["localhost", "127.0.0.1", "[::1]", host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
@@ -141,19 +144,28 @@ def _usable_port(host: str, port: int) -> int:
         ) from error
 
 
-class _SecurityHeaders:
-    """Adds `SECURITY_HEADERS` to each response, also to those that stream."""
+class _Guard:
+    """Refuses requests from other sites' pages, and adds `SECURITY_HEADERS` to each response."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one request of ASGI."""
+
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 pairs = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *pairs]}
             await send(message)
 
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                refusal = PlainTextResponse("another site's page may not use this one", 403)
+                await refusal(scope, receive, send)
+                return
         await self.app(scope, receive, send_with_headers)
 
 
