@@ -133,7 +133,7 @@ def _controls() -> dict[str, Any]:
     with gr.Row():
         preset = gr.Dropdown(list(PRESETS), value="Default", label="Preset", elem_id="preset")
         size = gr.Slider(
-            0, MAX_SIZE, first.size, step=1, label="Size in pixels, 0: as the photo", elem_id="size"
+            0, MAX_SIZE, first.size, step=1, label="Size (0: as photo)", elem_id="size"
         )
     with gr.Row():
         content_weight = gr.Slider(
@@ -144,14 +144,14 @@ def _controls() -> dict[str, Any]:
         )
         color_mode = gr.Dropdown(modes, value=first.color_mode, label="Colors")
     strokes, mixes = [], []
-    for i in range(1, MAX_STYLES + 1):
-        with gr.Row():
+    with gr.Row():
+        for i in range(1, MAX_STYLES + 1):
             strokes.append(
                 gr.Slider(
                     *(0.25, 4, 1),
                     step=0.05,
                     label=f"Strokes of style {i}",
-                    min_width=140,
+                    min_width=200,
                     visible=i == 1,
                     elem_id=f"stroke-{i}",
                 )
@@ -161,7 +161,7 @@ def _controls() -> dict[str, Any]:
                     *(0, 1, 1),
                     step=0.01,
                     label=f"Share of style {i}",
-                    min_width=140,
+                    min_width=200,
                     visible=False,
                     elem_id=f"share-{i}",
                 )
@@ -226,7 +226,7 @@ def _outputs() -> dict[str, Any]:
                 elem_id="compare",
             )
         with gr.Tab("Make it again"):
-            command = gr.Code(label="Command", language="shell", elem_id="command")
+            command = gr.Code(label="Command", language="shell", wrap_lines=True, elem_id="command")
             snippet = gr.Code(label="Python", language="python", elem_id="snippet")
             files = gr.File(
                 label="Files that the command needs",
@@ -246,6 +246,7 @@ def _outputs() -> dict[str, Any]:
         allow_preview=False,
         interactive=False,
         object_fit="cover",
+        fit_columns=False,
         buttons=[],
         format="jpeg",
         elem_id="history",
