@@ -13,6 +13,13 @@ from apps.helpers import PROGRAM, error_line
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_other_commands_do_not_import_gradio():
+    code = "import sys, nst_jax.apps.cli.main, nst_jax.pipeline; print('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.usefixtures("folder")
 def test_without_gradio_the_studio_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert error_line("studio") == ('error: the studio needs gradio: pip install "nst-jax[studio]"')

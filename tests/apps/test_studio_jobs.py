@@ -162,6 +162,30 @@ def test_a_waiting_job_that_is_stopped_never_starts(device):
     assert (started, second.error, first.error) == ([], "", "no image")
 
 
+def test_a_warm_up_takes_one_chunk_when_nothing_else_runs(device):
+    events, release = [], threading.Event()
+
+    def note(name):
+        def prepare():
+            events.append(name)
+            return prepare_job("content.png", "style.png", SETTINGS)
+
+        return prepare
+
+    blocker = Run(lambda: release.wait(60) and prepare_job("none.png", "style.png"))
+    device.submit(blocker)
+    device.warm_up(note("replaced"))
+    device.warm_up(note("warm"))
+    run = Run(note("job"))
+    device.submit(run)
+    assert device.ahead(run) == 1
+    release.set()
+    assert last(run).step == 18
+    while events != ["job", "warm"]:
+        threading.Event().wait(0.05)
+    assert device.close(timeout=60)
+
+
 def test_a_full_queue_refuses_a_job(device):
     release = threading.Event()
     blocker = Run(lambda: release.wait(60))

@@ -23,10 +23,11 @@ class Run:
 
     Args:
         prepare: returns the job. It runs on the device's thread, when the job's turn comes.
+        first_chunk_only: stop after the first chunk of steps, when everything is compiled.
     """
 
-    def __init__(self, prepare: Callable[[], Job]) -> None:
-        self.prepare = prepare
+    def __init__(self, prepare: Callable[[], Job], *, first_chunk_only: bool = False) -> None:
+        self.prepare, self.first_chunk_only = prepare, first_chunk_only
         self.update: Update | None = None
         self.error = ""
         self.done = False
@@ -78,6 +79,7 @@ class Device:
 
     def __init__(self) -> None:
         self._runs: deque[Run] = deque()
+        self._warm_up: Run | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="nst-jax-device", daemon=True)
@@ -93,6 +95,15 @@ class Device:
             if len(self._runs) > MAX_WAITING:
                 raise InputError(f"{MAX_WAITING} images wait already; try again when one is done")
             self._runs.append(run)
+            self._changed.notify_all()
+
+    def warm_up(self, prepare: Callable[[], Job]) -> None:
+        """Compile a job that the user may start soon, once nothing else runs.
+
+        It replaces a job for which this was asked before and that has not begun.
+        """
+        with self._changed:
+            self._warm_up = Run(prepare, first_chunk_only=True)
             self._changed.notify_all()
 
     def ahead(self, run: Run) -> int:
@@ -113,13 +124,18 @@ class Device:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._runs or self._closed)
-                if not self._runs:
+                self._changed.wait_for(lambda: self._runs or self._warm_up or self._closed)
+                if self._runs:
+                    run = self._runs[0]
+                elif self._closed:
                     return
-                run = self._runs[0]
+                else:
+                    assert self._warm_up is not None
+                    run, self._warm_up = self._warm_up, None
             error = _execute(run)
             with self._changed:
-                self._runs.popleft()
+                if self._runs and self._runs[0] is run:
+                    self._runs.popleft()
             run.finish(error)
 
 
@@ -128,7 +144,7 @@ def _execute(run: Run) -> str:
     if run.stopping:
         return ""
     try:
-        for update in stream(run.prepare(), lambda: run.stopping):
+        for update in stream(run.prepare(), lambda: run.stopping or run.first_chunk_only):
             run.publish(update)
             if update.error:
                 return update.error

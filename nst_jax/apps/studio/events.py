@@ -1,6 +1,7 @@
 """What happens on the page when the user does something."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +15,12 @@ from nst_jax.apps.studio.device import Run
 from nst_jax.apps.studio.page import MAX_SIZE, STYLE_FILLS, Page
 from nst_jax.apps.studio.pictures import before_and_after, editor_background, thumbnail
 from nst_jax.apps.studio.render import live_view, message_view, still_view
-from nst_jax.apps.studio.sessions import Entry, Session, Sessions
+from nst_jax.apps.studio.sessions import Entry, Order, Session, Sessions
 from nst_jax.apps.studio.uploads import check_image, uploaded_path
 from nst_jax.errors import InputError
 from nst_jax.settings import Settings
 
-__all__ = ["connect"]
+__all__ = ["Events", "editor_value"]
 
 PREPARING: Final = "Preparing: the network is read, and compiled if this size is new."
 
@@ -43,7 +44,7 @@ class Events:
             return {page.editor: None}
         if error := _refuse(path):
             return {page.photo: None, page.editor: None, page.live: message_view(error, error=True)}
-        return {page.editor: _editor_value(path)}
+        return {page.editor: editor_value(path)}
 
     def take_style(self, value: Any) -> tuple[Any, Any]:
         """Check a style."""
@@ -65,17 +66,10 @@ class Events:
     def start(self, continuing: bool) -> Callable[..., Iterator[Updates]]:
         """Return the handler that queues a job and follows it."""
 
-        def handle(request: gr.Request, photo: Any, *values: Any) -> Iterator[Updates]:
+        def handle(request: gr.Request, *values: Any) -> Iterator[Updates]:
             session = self._session(request)
-            styles, unpainted, controls = values[:MAX_STYLES], values[MAX_STYLES], values[5:]
             try:
-                order = session.order(
-                    self._path(photo),
-                    [self._path(style) for style in styles],
-                    _choices(controls, [self._path(style) is not None for style in styles]),
-                    fill=unpainted == STYLE_FILLS,
-                    continuing=continuing,
-                )
+                order = self._order(session, values, continuing=continuing)
                 run = self.sessions.submit(session, order)
             except InputError as error:
                 yield {self.page.live: message_view(str(error), error=True)}
@@ -85,6 +79,20 @@ class Events:
             yield self._finish(session, run, order)
 
         return handle
+
+    def warm_up(self, request: gr.Request, *values: Any) -> None:
+        """Compile while the user still chooses, so that the first preview comes sooner."""
+        session = self._session(request)
+        with suppress(InputError):  # The user has not asked for anything yet.
+            self.sessions.device.warm_up(self._order(session, values, continuing=False).job)
+
+    def _order(self, session: Session, values: tuple[Any, ...], *, continuing: bool) -> Order:
+        """Return what the values of the page's inputs ask for."""
+        photo, *styles = (self._path(value) for value in values[: 1 + MAX_STYLES])
+        unpainted, *controls = values[1 + MAX_STYLES :]
+        choices = _choices(tuple(controls), [style is not None for style in styles])
+        fill = unpainted == STYLE_FILLS
+        return session.order(photo, styles, choices, fill=fill, continuing=continuing)
 
     def _follow(self, session: Session, run: Run) -> Iterator[Updates]:
         """Show the updates of a job while it is the first of its tab."""
@@ -103,7 +111,7 @@ class Events:
                     announced = message
                     yield {live: message_view(message)}
 
-    def _finish(self, session: Session, run: Run, order: Any) -> Updates:
+    def _finish(self, session: Session, run: Run, order: Order) -> Updates:
         """Keep the image of a job that ended, and show it."""
         page = self.page
         session.runs.remove(run)
@@ -205,56 +213,6 @@ class Events:
         return self.sessions[str(request.session_hash)]
 
 
-def connect(
-    blocks: gr.Blocks, page: Page, sessions: Sessions, photos: list[Path], paintings: list[Path]
-) -> None:
-    """Connect the page's events, inside its `gradio.Blocks`."""
-    events = Events(page, sessions)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    raw = {**quiet, "preprocess": False}
-
-    photo_outputs = [page.photo, page.editor, page.live]
-    for event in (page.photo.upload, page.photo.clear):
-        event(events.take_photo, page.photo, photo_outputs, **raw)
-
-    def choose_photo(index: int) -> Updates:
-        path = photos[index]
-        return {page.photo: str(path), page.editor: _editor_value(str(path))}
-
-    def choose_style(index: int, *styles: Any) -> list[Any]:
-        empty = [i for i, style in enumerate(styles) if style is None]
-        place = empty[0] if empty else MAX_STYLES - 1
-        return [str(paintings[index]) if i == place else gr.skip() for i in range(len(styles))]
-
-    page.photo_examples.click(choose_photo, page.photo_examples, photo_outputs, **quiet)
-    page.style_examples.click(choose_style, [page.style_examples, *page.styles], page.styles, **raw)
-    for style in page.styles:
-        style.upload(events.take_style, style, [style, page.live], **raw)
-        style.change(events.show_style_controls, page.styles, [*page.strokes, *page.mixes], **raw)
-
-    inputs = [page.photo, *page.styles, page.unpainted, *page.controls]
-    shown = [page.compare, page.command, page.snippet, page.files, page.download, page.proceed]
-    shown += [page.use_shown, page.live]
-    for button, continuing in ((page.start, False), (page.proceed, True)):
-        button.click(events.keep_mask, page.editor, None, trigger_mode="multiple", **quiet).then(
-            events.start(continuing),
-            inputs,
-            [*shown, page.stop, page.history],
-            trigger_mode="multiple",
-            **raw,
-        )
-    page.stop.click(events.stop, None, None, **quiet)
-    page.history.select(events.select, None, shown, **quiet)
-
-    controls = [*page.controls, page.hidden]
-    page.preset.input(events.use_preset, page.preset, controls, **quiet)
-    page.settings_file.upload(
-        events.use_file, page.settings_file, [*controls, page.settings_file, page.live], **quiet
-    )
-    page.use_shown.click(events.use_shown, None, controls, **quiet)
-    blocks.unload(events.close)
-
-
 def _refuse(path: str) -> str:
     """Say on the page why a file cannot be used; return the reason, or an empty text."""
     try:
@@ -290,5 +248,6 @@ def _count(number: int) -> str:
     return "1 image" if number == 1 else f"{number} images"
 
 
-def _editor_value(path: str) -> dict[str, Any]:
+def editor_value(path: str) -> dict[str, Any]:
+    """Return what the mask's editor shows for a photo."""
     return {"background": editor_background(path), "layers": [], "composite": None}

@@ -26,8 +26,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
 from nst_jax.apps.cli.run import enable_compilation_cache
+from nst_jax.apps.studio.connect import connect
 from nst_jax.apps.studio.device import Device
-from nst_jax.apps.studio.events import connect
 from nst_jax.apps.studio.page import CSS, lay_out, theme
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.errors import InputError
