@@ -14,8 +14,10 @@ from nst_jax.pipeline.levels import PyramidLevel
 
 __all__ = ["Update", "seconds_left", "stream"]
 
-PREVIEW_STEPS: Final = 10
-"""Small images take more steps in the two seconds of a chunk, and the page shows them sooner."""
+PREVIEW_STEPS: Final = 3
+"""A chunk has as many steps as the last one took in two seconds. Where the line search needs many
+trials, near the end of a level, a step takes several times longer than those before it. So the page
+asks for more frequent chunks."""
 
 
 @dataclass(frozen=True, eq=False)
