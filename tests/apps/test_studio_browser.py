@@ -356,19 +356,24 @@ def test_no_file_of_the_machine_is_served_and_no_other_site_is_answered(server):
 
 def test_a_forged_path_is_refused(tab):
     """The page's own requests, with a path of the machine in place of an upload."""
-    bodies = []
-    tab.page.on("request", lambda r: "queue/join" in r.url and bodies.append(r))
+    requests = []
+    tab.page.on("request", lambda r: "queue/join" in r.url and requests.append(r))
     tab.upload("photo", EXAMPLES / "cat.jpg")
     tab.page.wait_for_selector("#photo img")
-    tab.wait_for(lambda: bodies)
-    body = json.loads(bodies[0].post_data)
-    assert '"success":true' in tab.page.evaluate(FORGE, [bodies[0].url, body])
+
+    def of_one_image():
+        bodies = [(r.url, json.loads(r.post_data)) for r in requests]
+        return [(url, body) for url, body in bodies if len(body["data"]) == 1]
+
+    tab.wait_for(of_one_image)
+    url, body = of_one_image()[0]
+    assert '"success":true' in tab.page.evaluate(FORGE, [url, body])
     (value,) = body["data"]
     path = str(EXAMPLES / "coffee.jpg")
     without_meta = {"path": path}  # which gradio 6.31 does not check
     for forged in (value | {"path": path}, without_meta, path):
         body["data"] = [forged]
-        assert '"success":false' in tab.page.evaluate(FORGE, [bodies[0].url, body])
+        assert '"success":false' in tab.page.evaluate(FORGE, [url, body])
 
 
 FORGE = """async ([url, body]) => {

@@ -226,7 +226,9 @@ def _outputs() -> dict[str, Any]:
                 elem_id="compare",
             )
         with gr.Tab("Make it again"):
-            command = gr.Code(label="Command", language="shell", wrap_lines=True, elem_id="command")
+            command = gr.Code(
+                label="Command", language="shell", wrap_lines=True, max_lines=6, elem_id="command"
+            )
             snippet = gr.Code(label="Python", language="python", elem_id="snippet")
             files = gr.File(
                 label="Files that the command needs",
