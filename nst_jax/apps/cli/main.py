@@ -5,6 +5,7 @@ JAX is imported by the commands that compute, not by ``--help``.
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from nst_jax.apps.cli.options import (
 )
 from nst_jax.apps.cli.weights import weights
 from nst_jax.errors import DivergedError, InputError
+from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
 
@@ -141,6 +143,34 @@ def reconstruct(content: Path, **options: Any) -> None:
 
     settings = pop_settings(options)
     run_command(lambda: content_job(content, settings), settings, (content,), options)
+
+
+@main.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help="Port; 0 for a free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. The default is reached from this machine only.",
+)
+@click.option("--max-upload", default="32MB", show_default=True, help="Largest file to upload.")
+def studio(port: int, host: str, max_upload: str) -> None:
+    """Serve a local web page: drop a photo and styles, and watch the image form."""
+    if find_spec("gradio") is None:
+        raise InputError('the studio needs gradio: pip install "nst-jax[studio]"')
+    try:
+        limit = parse_bytes(max_upload)
+    except InputError:
+        raise InputError(f"--max-upload is {max_upload!r}; give an amount such as 32MB") from None
+    from nst_jax.apps.studio.server import serve
+
+    serve(host, port, limit)
 
 
 @main.command()
