@@ -157,7 +157,7 @@ class Judge:
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resample an image by Lanczos' filter, in 8 bits as it would be in a file."""
-    pixels = Image.fromarray(np.uint8(np.round(np.clip(image, 0, 1) * 255)))
+    pixels = Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
     resampled = pixels.resize((shape[1], shape[0]), Image.Resampling.LANCZOS)
     return np.asarray(resampled, np.float32) / 255
 

@@ -15,6 +15,7 @@ from nst_jax.settings import Settings, SettingsOverrides, override
 
 __all__ = ["BatchItem", "list_images", "plan_items", "stylize_folder", "take_share"]
 
+CHECKPOINT_NAME: Final = ".nst_jax.checkpoint"
 READABLE_SUFFIXES: Final = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -115,7 +116,7 @@ def stylize_folder(
     items = plan_items(contents, styles, folder, suffix)
     _check_items(items, folder)
     items = take_share(items, *shard)
-    checkpoint = folder / ".nst_jax.checkpoint"
+    checkpoint = folder / CHECKPOINT_NAME
     if shard[1] > 1:
         checkpoint = folder / f".nst_jax.{shard[0] + 1}-of-{shard[1]}.checkpoint"
     unreadable = {}

@@ -46,7 +46,7 @@ class Result:
     def _repr_png_(self) -> bytes:
         """Show the image in a notebook."""
         encoded = io.BytesIO()
-        PIL.Image.fromarray(np.uint8(self.image * 255 + 0.5)).save(encoded, "PNG")
+        PIL.Image.fromarray((self.image * 255 + 0.5).astype(np.uint8)).save(encoded, "PNG")
         return encoded.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:

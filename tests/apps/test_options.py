@@ -15,17 +15,22 @@ pytestmark = pytest.mark.usefixtures("small_photos")
 SHARED = {
     *("--size", "--steps", "--init", "--preset", "--optimizer", "--learning-rate", "--ema-decay"),
     *("--seed", "--tv-weight", "--normalization", "--pooling", "--padding", "--model", "--weights"),
-    *("--dtype", "--memory-limit", "--quiet", "--out", "--help"),
+    *("--dtype", "--devices", "--memory-limit", "--quiet", "--out", "--help"),
 }
 MIX = {"--style-weights"}
 STYLE = {"--min-size", "--style-layers", "--style-loss", "--style-scales"}
 CONTENT = {"--content-layers", "--content-weight", "--style-weight", "--color-mode"}
-ONE_IMAGE = {"--preview-every", "--resume", "--log", "--loss-plot"}
+ONE_IMAGE = {
+    *("--preview-every", "--resume", "--log", "--loss-plot"),
+    *("--coordinator", "--num-processes", "--process-id"),
+}
 OPTIONS = {
     "stylize": SHARED | STYLE | CONTENT | ONE_IMAGE | MIX | {"--mask", "--mask-colors"},
     "texture": SHARED | STYLE | ONE_IMAGE | MIX,
     "reconstruct": SHARED | ONE_IMAGE | {"--content-layers"},
-    "batch": SHARED | STYLE | CONTENT | {"--styles", "--suffix", "--batch-size"},
+    "batch": SHARED | STYLE | CONTENT | {"--styles", "--suffix", "--shard", "--batch-size"},
+    "doctor": {"--help"},
+    "studio": {"--port", "--host", "--max-upload", "--help"},
     "interpolate": SHARED | STYLE | CONTENT | {"--num-images", "--resume", "--batch-size"},
     "plot": {"--out", "--help"},
     "weights list": {"--help"},
@@ -75,6 +80,7 @@ EXAMPLES = [  # option, value, metadata
     ("--seed", "7", 7),
     ("--dtype", "bfloat16", "bfloat16"),
     ("--memory-limit", "8GB", "8GB"),
+    ("--devices", "2", 2),
     ("--model", "vgg16", "vgg16"),
     ("--weights", bundled_path(), bundled_path().name),
     ("--size", "original", None),

@@ -1,6 +1,6 @@
 """The studio in headless Chromium, as a user has it.
 
-With ``NST_JAX_SCREENSHOTS=1`` the last test writes the pictures of ``docs/studio``.
+With ``NST_JAX_SCREENSHOTS=1`` the last test writes the images of ``docs/studio``.
 """
 
 import json

@@ -34,9 +34,13 @@ def test_the_search_direction_is_a_descent_direction_of_the_image():
     optimizer, x = pyramid_lbfgs(), uniform(0, 1, shape=(18, 23, 3))
     value = lambda x: jnp.square(x - 0.3).sum() + jnp.sin(5 * x).sum()  # noqa: E731
     gradient = jax.grad(value)(x)
-    update, _ = optimizer.update(
-        gradient, optimizer.init(x), x, value=value(x), grad=gradient, value_fn=value
-    )
+
+    @jax.jit
+    def update_of(x):
+        options = {"value": value(x), "grad": gradient, "value_fn": value}
+        return optimizer.update(gradient, optimizer.init(x), x, **options)[0]
+
+    update = update_of(x)
     assert jnp.vdot(update, gradient) < 0
     assert value(x + update) < value(x)
 

@@ -55,7 +55,7 @@ def test_devices_take_images_first_and_then_rows(num_devices, batch_size, height
     [
         (4, 64, {}),
         (4, 75, {"padding": "same", "pooling": "average"}),
-        (8, 129, {"pooling": "l2"}),
+        pytest.param(8, 129, {"pooling": "l2"}, marks=pytest.mark.extended),
         (2, 41, {"masks": np.random.default_rng(1).uniform(0, 1, (2, 41, 36))}),
     ],
 )
@@ -73,6 +73,7 @@ def test_the_loss_and_its_gradient_are_those_of_one_device(num_devices, height, 
     assert error(gradient, expected_gradient) < 1e-4
 
 
+@pytest.mark.extended
 def test_a_statistic_that_is_not_additive_sees_all_positions():
     image, params, targets, loss_weights = problem(NETWORK, 40, 36, style=["relu1_1"])
     statistic = NearestNeighbor(num_positions=10_000)
@@ -85,7 +86,7 @@ def test_a_statistic_that_is_not_additive_sees_all_positions():
     assert error(gradient, expected_gradient) < 1e-4
 
 
-@pytest.mark.parametrize("height", [256, 250])
+@pytest.mark.parametrize("height", [256, pytest.param(250, marks=pytest.mark.extended)])
 def test_a_device_needs_a_part_of_the_memory(height):
     image, *args = problem(NETWORK, height, 64, content=["relu2_2"], style=DEEP)
 
@@ -105,7 +106,11 @@ def test_images_are_divided_evenly_or_copied():
         assert shard_image(jnp.zeros(shape), mesh).sharding.shard_shape(shape) == shard
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam(0.02), pyramid_lbfgs(memory_size=3)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adam(0.02), pytest.param(pyramid_lbfgs(memory_size=3), marks=pytest.mark.extended)],
+    ids=["adam", "lbfgs"],
+)
 def test_the_optimization_leaves_the_state_divided(optimizer):
     image, *args = problem(NETWORK, 64, 36, content=["relu2_2"], style=DEEP)
     mesh = make_mesh(DEVICES[:4], 64)

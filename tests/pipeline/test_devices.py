@@ -15,7 +15,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(sharding, "MIN_ROWS", 8)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("lbfgs", marks=pytest.mark.extended)])
 def test_the_rows_of_one_image_over_four_devices(make, alone, optimizer):
     expected = alone[optimizer][0]
     result = make(optimizer=optimizer, devices=4)
@@ -38,6 +38,7 @@ def test_a_mesh_names_the_devices(job_of):
     assert job.metadata["devices"] == 2
 
 
+@pytest.mark.extended
 def test_a_job_resumes_on_another_number_of_devices(job_of, leave_at, make, checkpoint, alone):
     leave_at(job_of(devices=2), 5)
     result = make(checkpoint=checkpoint, resume=True)
