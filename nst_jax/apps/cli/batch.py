@@ -16,13 +16,16 @@ from nst_jax.apps.cli.options import (
     CONTENT_INIT_OPTIONS,
     CONTENT_OPTIONS,
     FILE,
+    FILE_SECTION,
     LEVEL_OPTIONS,
     OUT_OPTION,
     RESUME_OPTION,
     SIZE_OPTIONS,
     STYLE_OPTIONS,
     WEIGHT_OPTIONS,
+    SectionedCommand,
     pop_settings,
+    section,
     with_options,
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
@@ -46,19 +49,24 @@ SHARED_OPTIONS: Final = (
 )
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("contents", type=FILE, nargs=-1, required=True)
 @with_options(
-    click.option(
-        "--styles",
-        type=FILE,
-        multiple=True,
-        required=True,
-        help="A style image or a folder of them; may be given several times.",
+    section(
+        FILE_SECTION,
+        click.option(
+            "--styles",
+            type=FILE,
+            multiple=True,
+            required=True,
+            help="A style image or a folder of them; may be given several times.",
+        ),
+        click.option("-o", "--out", type=FILE, required=True, help="Folder to write to."),
+        click.option(
+            "--suffix", default=".png", show_default=True, help="Decides the file format."
+        ),
+        SHARD_OPTION,
     ),
-    click.option("-o", "--out", type=FILE, required=True, help="Folder to write to."),
-    click.option("--suffix", default=".png", show_default=True, help="Decides the file format."),
-    SHARD_OPTION,
     SHARED_OPTIONS,
 )
 def batch(
@@ -128,7 +136,7 @@ def batch(
         click.get_current_context().exit(130 if stopped else 2)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
 @with_options(

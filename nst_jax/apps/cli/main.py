@@ -28,6 +28,7 @@ from nst_jax.apps.cli.options import (
     SIZE_OPTIONS,
     STYLE_OPTIONS,
     WEIGHT_OPTIONS,
+    SectionedCommand,
     pop_settings,
     with_options,
 )
@@ -43,6 +44,8 @@ EXIT_INTERRUPTED = 130
 
 class ErrorReportingGroup(click.Group):
     """A group whose commands report bad input and failed files in one line, with exit code 2."""
+
+    command_class = SectionedCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

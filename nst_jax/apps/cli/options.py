@@ -22,6 +22,7 @@ __all__ = [
     "CONTENT_INIT_OPTIONS",
     "CONTENT_OPTIONS",
     "FILE",
+    "FILE_SECTION",
     "INIT_OPTIONS",
     "JOB_OPTIONS",
     "LEVEL_OPTIONS",
@@ -33,7 +34,9 @@ __all__ = [
     "SIZE_OPTIONS",
     "STYLE_OPTIONS",
     "WEIGHT_OPTIONS",
+    "SectionedCommand",
     "pop_settings",
+    "section",
     "with_options",
 ]
 
@@ -154,8 +157,44 @@ def format_layers(layers: Any) -> str:
     return ",".join(f"{layer}:{weight:g}" for layer, weight in layers.items())
 
 
-OUT_OPTION: Final = click.option("-o", "--out", type=FILE, required=True, help="Image to write.")
-SIZE_OPTIONS: Final = (
+class SectionedCommand(click.Command):
+    """A command whose ``--help`` shows the options under the titles that `section` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        others: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                title = getattr(param, "section", None)
+                (sections.setdefault(title, []) if title else others).append(record)
+        for title, records in [*sections.items(), ("Other" if sections else "Options", others)]:
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def section(title: str, *options: Any) -> tuple[Callable[[Any], Any], ...]:
+    """Return options that ``--help`` shows under a title."""
+
+    def titled(option: Any) -> Callable[[Any], Any]:
+        def decorate(command: Any) -> Any:
+            command = option(command)
+            command.__click_params__[-1].section = title
+            return command
+
+        return decorate
+
+    return tuple(map(titled, options))
+
+
+FILE_SECTION: Final = "Progress and files"
+(OUT_OPTION,) = section(
+    FILE_SECTION,
+    click.option("-o", "--out", type=FILE, required=True, help="Image to write."),
+)
+SIZE_OPTIONS: Final = section(
+    "Size and steps",
     setting_option(
         "--size", IntOrNoneType("original"), "Longest side of the output; original: the content's."
     ),
@@ -166,24 +205,29 @@ SIZE_OPTIONS: Final = (
         default=",".join(map(str, DEFAULT_STEPS)),
     ),
 )
-LEVEL_OPTIONS: Final = (
+LEVEL_OPTIONS: Final = section(
+    "Size and steps",
     setting_option(
         "--min-size",
         IntOrNoneType("none"),
         "Longest side of the coarsest level; levels grow by √2. none: the final size alone.",
     ),
 )
-WEIGHT_OPTIONS: Final = (
+WEIGHT_OPTIONS: Final = section(
+    "Content and style",
     setting_option("--content-weight", float, "Higher preserves more of the content."),
     setting_option("--style-weight", float, "Higher takes more of the style."),
 )
-INIT_OPTIONS: Final = (
+INIT_OPTIONS: Final = section(
+    "Content and style",
     setting_option("--init", str, "Start from noise, gray or an image file.", default="noise"),
 )
-CONTENT_INIT_OPTIONS: Final = (
+CONTENT_INIT_OPTIONS: Final = section(
+    "Content and style",
     setting_option("--init", str, "Start from content, noise, gray or an image file."),
 )
-CONTENT_OPTIONS: Final = (
+CONTENT_OPTIONS: Final = section(
+    "Content and style",
     setting_option(
         "--content-layers",
         LayerWeightsType(),
@@ -191,7 +235,8 @@ CONTENT_OPTIONS: Final = (
         default=format_layers(DEFAULTS.content_layers),
     ),
 )
-STYLE_OPTIONS: Final = (
+STYLE_OPTIONS: Final = section(
+    "Content and style",
     setting_option(
         "--style-layers",
         LayerWeightsType(),
@@ -210,12 +255,14 @@ STYLE_OPTIONS: Final = (
         default="1",
     ),
 )
-MIX_OPTIONS: Final = (
+MIX_OPTIONS: Final = section(
+    "Content and style",
     setting_option(
         "--style-weights", FloatListType(), "Mixing weight of each style.", default="equal"
     ),
 )
-MASK_OPTIONS: Final = (
+MASK_OPTIONS: Final = section(
+    "Content and style",
     click.option(
         "--mask",
         "masks",
@@ -231,7 +278,8 @@ MASK_OPTIONS: Final = (
         default="grayscale masks",
     ),
 )
-COLOR_OPTIONS: Final = (
+COLOR_OPTIONS: Final = section(
+    "Content and style",
     setting_option(
         "--color-mode",
         literal_choice(ColorMode),
@@ -239,7 +287,8 @@ COLOR_OPTIONS: Final = (
         "gray; match and histogram recolor the style first.",
     ),
 )
-COMMON_OPTIONS: Final = (
+COMMON_OPTIONS: Final = section(
+    "Optimization and network",
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
@@ -291,7 +340,8 @@ QUIET_OPTION: Final = click.option("-q", "--quiet", is_flag=True, help="No progr
 RESUME_OPTION: Final = click.option(
     "--resume", is_flag=True, help="Continue where the same command stopped (OUT.checkpoint)."
 )
-BATCH_OPTIONS: Final = (
+BATCH_OPTIONS: Final = section(
+    FILE_SECTION,
     click.option(
         "--batch-size",
         type=click.IntRange(1),
@@ -300,14 +350,14 @@ BATCH_OPTIONS: Final = (
     ),
     QUIET_OPTION,
 )
-JOB_OPTIONS: Final = (
+JOB_OPTIONS: Final = section(
+    FILE_SECTION,
     click.option("--preview-every", type=click.IntRange(1), help="Write a preview each N steps."),
     RESUME_OPTION,
     click.option("--log", type=FILE, help="Write the losses of each step there, as JSON lines."),
     click.option("--loss-plot", type=FILE, help="Plot the losses there: PNG, SVG, PDF or JPEG."),
-    *PROCESS_OPTIONS,
     QUIET_OPTION,
-)
+) + section("Several processes", *PROCESS_OPTIONS)
 
 
 def with_options(*options: Any) -> Callable[[Any], Any]:
