@@ -201,6 +201,7 @@ def test_a_full_queue_refuses_a_job(device):
     release.set()
 
 
+@pytest.mark.extended
 def test_two_tabs_at_once_keep_their_own_images(sessions):
     tabs = {}
     for name, photo, size in (("one", "content.png", 40), ("two", "other.png", 48)):
