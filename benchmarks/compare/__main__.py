@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 # `python benchmarks/compare` puts this folder on the path, and not the folder with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -69,15 +69,26 @@ def main() -> None:
     if unknown := set(contenders) - set(CONTENDERS[device]):
         raise SystemExit(f"unknown contenders {unknown}; choose from {CONTENDERS[device]}")
     configurations: list[Configuration] = []
+    about = facts(device=", ".join(filter(None, gpus)) or "CPU")
     try:
         for optimizer in options.optimizers:
             for size in options.sizes:
                 for batch in options.batches:
                     configurations.append(Configuration(Job(size, batch, optimizer)))
                     measure(configurations[-1], contenders, device, options)
+                    if options.out is not sys.stdout:  # a later kill loses nothing
+                        write(options.out, markdown(about, contenders, configurations))
     finally:  # Ctrl-C reports what is measured
-        about = facts(device=", ".join(filter(None, gpus)) or "CPU")
-        options.out.write(markdown(about, contenders, configurations))
+        write(options.out, markdown(about, contenders, configurations))
+
+
+def write(out: TextIO, report: str) -> None:
+    """Write the report of now over an earlier one; standard output has no earlier one."""
+    if out is not sys.stdout:
+        out.seek(0)
+        out.truncate()
+    out.write(report)
+    out.flush()
 
 
 def gpu_name(library: str) -> str | None:

@@ -37,8 +37,9 @@ class Level(NamedTuple):
     args: tuple[Any, ...] = ()
     """The arguments of the loss after the image: targets of this size, parameters, weights."""
     batched_args: Any = None
-    """As in `nst_jax.optimize.optimize_chunks`, and so is ``place_fn``."""
+    """As in `nst_jax.optimize.optimize_chunks`."""
     place_fn: PlaceFn | None = None
+    """As in `nst_jax.optimize.optimize_chunks`."""
 
 
 def resample_state(

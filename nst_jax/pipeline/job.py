@@ -334,14 +334,19 @@ def _init_image(
 def _devices(settings: Settings) -> tuple[Any, ...]:
     if not isinstance(settings.devices, int | str):
         return tuple(settings.devices.devices.flat)
-    available = jax.devices()
-    default = 1 if jax.process_count() == 1 else len(available)
-    count = settings.devices
-    if count == "all" or (count == 1 and default > 1):
+    available, count = jax.devices(), settings.devices
+    if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
+        if count not in (1, "all", len(available)):
+            raise InputError(
+                f"devices is {count} and the processes have {len(available)} together; give all"
+            )
+        count = "all"
+    if count == "all":
         count = len(available)
-    if count > len(available) or count < default:
-        found = f"JAX finds {len(available)}" + (" in all processes" if default > 1 else "")
-        raise InputError(f"devices is {count} and {found}; give a smaller number, or all")
+    if count > len(available):
+        raise InputError(
+            f"devices is {count} and JAX finds {len(available)}; give a smaller number, or all"
+        )
     return () if count == 1 else tuple(available[:count])
 
 

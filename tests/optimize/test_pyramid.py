@@ -56,10 +56,10 @@ def test_a_broad_change_takes_fewer_steps_than_over_pixels():
 
     start = jnp.full((32, 32, 3), 0.2)
     totals = [
-        run(optimizer, loss, start, (), steps=15).history["total"][-1]
+        run(optimizer, loss, start, (), steps=25).history["total"][-1]
         for optimizer in (optax.lbfgs(), pyramid_lbfgs(gain=0.7))
     ]
-    assert totals[1] < 0.7 * totals[0]
+    assert totals[1] < 0.1 * totals[0]
 
 
 def test_it_has_a_line_search_and_takes_one_image():

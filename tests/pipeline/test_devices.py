@@ -17,17 +17,24 @@ def small_shards(monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("lbfgs", marks=pytest.mark.extended)])
 def test_the_rows_of_one_image_over_four_devices(make, alone, optimizer):
-    expected = alone[optimizer][0]
-    result = make(optimizer=optimizer, devices=4)
+    expected, num_devices = alone[optimizer][0], []
+
+    def on_progress(progress):
+        num_devices.append(len(progress.state.image.sharding.device_set))
+
+    result = make(optimizer=optimizer, devices=4, on_progress=on_progress)
+    assert set(num_devices) == {4}
     np.testing.assert_allclose(result.history["total"], expected.history["total"], rtol=1e-3)
     assert np.abs(result.image - expected.image).mean() < 2e-3
     assert result.metadata["devices"] == 4
 
 
-def test_the_images_of_a_batch_over_two_devices(content, styles, small, alone):
-    settings = override(None, small | {"devices": 2})
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.extended)])
+def test_two_images_over_their_devices_and_the_rows_of_each(content, styles, small, alone, devices):
+    """Two devices take an image each; of four, two share the rows of an image."""
+    settings = override(None, small | {"devices": devices})
     results = list(stylize_many(content, styles[:2], settings))
-    for result, expected in zip(results, alone["adam"], strict=False):
+    for result, expected in zip(results, alone["adam"][:2], strict=True):
         assert np.abs(result.image - expected.image).mean() < 1e-3
 
 
@@ -52,6 +59,13 @@ def test_more_devices_than_there_are_is_an_error(job_of):
     with pytest.raises(InputError, match=r"devices is 9 and JAX finds 8; give a smaller number"):
         job_of(devices=9)
     assert len(job_of(devices="all").devices) == 8
+
+
+def test_all_devices_of_several_processes_take_part(job_of, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert len(job_of().devices) == len(job_of(devices=8).devices) == 8
+    with pytest.raises(InputError, match="devices is 2 and the processes have 8 together"):
+        job_of(devices=2)
 
 
 def test_the_shares_of_all_processes_are_all_images():

@@ -9,7 +9,13 @@ from nst_jax.settings import override
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [("moments", "lbfgs"), ("sliced", "adam"), ("nearest", "adam")]
+    ("name", "optimizer"),
+    [
+        ("moments", "lbfgs"),
+        ("sliced", "adam"),
+        pytest.param("sliced", "lbfgs", marks=pytest.mark.extended),
+        ("nearest", "adam"),
+    ],
 )
 def test_a_style_loss_falls_and_is_in_the_metadata(make, one_level, name, optimizer):
     result = make(**one_level | {"style_loss": name, "optimizer": optimizer, "steps": 12})

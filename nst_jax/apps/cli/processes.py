@@ -1,6 +1,7 @@
 """Several processes: one image over all of them, or a share of the images for each."""
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -35,12 +36,9 @@ class ShardType(click.ParamType):
         """Parse the value."""
         if value == "auto" or isinstance(value, Shard):
             return value
-        rank, _, size = str(value).partition("/")
-        try:
-            shard = Shard(int(rank) - 1, int(size))
-        except ValueError:
-            shard = Shard(-1, 0)
-        if not 0 <= shard.rank < shard.size:
+        numbers = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        shard = Shard(int(numbers[1]) - 1, int(numbers[2])) if numbers else None
+        if shard is None or not 0 <= shard.rank < shard.size:
             self.fail(
                 f"{value!r} is no share; give i/n with i from 1 to n, such as 2/4", param, ctx
             )
