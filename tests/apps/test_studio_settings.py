@@ -145,8 +145,11 @@ LAYERS = dict(style_layers={"relu1_1": 1.0}, content_layers={"relu1_2": 1.0})
 def test_an_image_gives_its_settings_back():
     settings = Settings(**SMALL, **LAYERS, style_scales=(1.5,), color_mode="match")
     nst_jax.stylize("content.png", "style.png", settings).save("out.png")
-    found = reproduce.parse_metadata(reproduce.read_settings("out.png"))
+    metadata = reproduce.read_settings("out.png")
+    found = reproduce.parse_metadata(metadata)
     assert found == replace(settings, optimizer="lbfgs")  # what auto was
+    elsewhere = metadata | {"devices": 64, "memory_limit": "1TB"}  # not of this machine
+    assert reproduce.parse_metadata(elsewhere) == found
 
 
 @pytest.mark.usefixtures("small_photos")

@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 # What stands in an image's metadata and is no setting to read back: the file of the weights follows
-# from the model, and the memory is another machine's.
-NOT_READ = ("weights", "memory_limit", "loss_fn")
+# from the model, and the devices and their memory are another machine's.
+NOT_READ = ("weights", "devices", "memory_limit", "loss_fn")
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
 
 
