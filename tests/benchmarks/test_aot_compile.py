@@ -95,6 +95,15 @@ def test_a_gpu_program_needs_no_operation_that_differs_from_run_to_run():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("optimizer", "gib"), [("adam", 0.22), ("lbfgs", 0.32)])
+def test_the_planned_memory_of_a_gpu_is_that_of_the_docs(optimizer, gib):
+    pytest.importorskip("jax_cuda12_plugin")
+    found = report("--chips", "h100", "--sizes", "512", "--optimizers", optimizer)
+    assert found["in place"] == "yes"
+    assert float(found["memory, GiB"]) <= gib
+
+
+@pytest.mark.gpu
 def test_eight_gpus_hold_a_part_of_the_image_each():
     pytest.importorskip("jax_cuda12_plugin")
     options = ("--sizes", "2048", "--optimizers", "adam", "--chips", "h100")
