@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
+from nst_jax.optimize.resize import resize
 from nst_jax.optimize.types import (
     Chunk,
     CompileFn,
@@ -51,17 +52,15 @@ def resample_state(
     negative stay so. A line search starts afresh: it remembers differences of gradients of another
     function, and resampling would change their products with the steps. The EMA starts afresh too.
     """
-    *batch, height, width, channels = state.image.shape
+    pixels = state.image.shape[-3:]
     image = current_image(state, ema_decay)
-    image = jnp.clip(jax.image.resize(image, (*batch, *shape, channels), "cubic"), 0, 1)
+    image = jnp.clip(resize(image, shape, "cubic"), 0, 1)
     if has_line_search(optimizer):
         opt_state = jax.jit(optimizer.init)(image)
     else:
 
         def resample(leaf: Array) -> Array:
-            if leaf.shape[-3:] != (height, width, channels):
-                return leaf
-            return jax.image.resize(leaf, (*leaf.shape[:-3], *shape, channels), "linear")
+            return resize(leaf, shape, "linear") if leaf.shape[-3:] == pixels else leaf
 
         opt_state = jax.tree.map(resample, state.opt_state)
     ema = None if state.ema is None else jnp.zeros_like(image)
