@@ -89,6 +89,15 @@ def test_the_trace_of_a_root_has_the_derivative_of_the_closed_form():
     np.testing.assert_allclose(tangent, np.vdot(found, direction), 1e-4)
 
 
+def test_the_distance_of_moments_multiplies_matrices_in_full_precision():
+    """In TF32, a GPU's default, the inverse root of relu5_1 was off by a factor of 64."""
+    moments = as_jax(mean_moments(features(6, 7, 4)))
+    gradient = jax.jit(jax.value_and_grad(gaussian_wasserstein)).lower(moments, moments)
+    products = [line for line in gradient.as_text().splitlines() if "dot_general" in line]
+    assert len(products) >= 5
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_the_sliced_distance_sorts_the_projections():
     a, b = features(50, 6), features(50, 6, seed=1)
     directions = np.random.default_rng(5).normal(size=(6, 7)).astype(np.float32)

@@ -52,6 +52,7 @@ class Moments:
         return gaussian_wasserstein(measured, target) / (jnp.trace(target.second) + EPSILON)
 
 
+@jax.default_matmul_precision("highest")  # With TF32 or bfloat16 the roots diverge.
 def gaussian_wasserstein(a: FeatureMoments, b: FeatureMoments) -> Float[Array, ""]:
     """``|μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½``: squared, of means over positions.
 
@@ -67,6 +68,7 @@ def gaussian_wasserstein(a: FeatureMoments, b: FeatureMoments) -> Float[Array, "
 
 
 @jax.custom_jvp
+@jax.default_matmul_precision("highest")
 def trace_of_root(product: Float[Array, "n n"]) -> Float[Array, ""]:
     """tr P^½ for the product of two covariances, whose eigenvalues are real and positive.
 
@@ -78,6 +80,7 @@ def trace_of_root(product: Float[Array, "n n"]) -> Float[Array, ""]:
 
 
 @trace_of_root.defjvp
+@jax.default_matmul_precision("highest")
 def _trace_of_root_jvp(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
