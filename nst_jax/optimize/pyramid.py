@@ -48,6 +48,15 @@ def pyramid_lbfgs(
         gain: the factor of each coarser band in `synthesize`. Upsampling doubles the norm of a
             band, so 0.5 makes all bands count alike. More prefers broad changes, such as the tone
             of a sky, over fine detail.
+
+    >>> import jax.numpy as jnp
+    >>> import nst_jax
+    >>> def loss(image):
+    ...     return ((image - 0.25) ** 2).sum(), {}
+    >>> optimizer = pyramid_lbfgs(num_bands=2)
+    >>> result = nst_jax.minimize(loss, jnp.ones((4, 4, 3)), optimizer=optimizer, steps=3)
+    >>> round(float(result.image.mean()), 3)
+    0.25
     """
     lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
     line_search = optax.scale_by_zoom_linesearch(

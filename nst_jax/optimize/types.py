@@ -36,6 +36,11 @@ class History(dict[str, np.ndarray]):
     evaluates the gradient. A line search records the total *after* each step, and the terms about
     every tenth step and at the last one; they are NaN elsewhere. Values are ``(n,)``, or ``(n, k)``
     for k images.
+
+    >>> import numpy as np
+    >>> history = History(step=np.arange(1, 4), total=np.array([4.0, 2.0, 1.0]))
+    >>> float(history["total"][-1])
+    1.0
     """
 
 
