@@ -39,6 +39,14 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         InputError: a path does not exist, or a folder has no images.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.jpg", "notes.txt"):
+    ...         (Path(folder) / name).touch()
+    ...     [path.name for path in list_images([Path(folder)])]
+    ['a.jpg', 'b.png']
     """
     files: list[Path] = []
     for path in paths:
@@ -57,7 +65,13 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
 def plan_items(
     contents: Sequence[Path], styles: Sequence[Path], folder: Path, suffix: str
 ) -> list[BatchItem]:
-    """Return an item for each content and style: ``folder/CONTENT-STYLE.png``."""
+    """Return an item for each content and style: ``folder/CONTENT-STYLE.png``.
+
+    >>> from pathlib import Path
+    >>> (item,) = plan_items([Path("cat.jpg")], [Path("ink.jpg")], Path("out"), ".png")
+    >>> item.out.name
+    'cat-ink.png'
+    """
     return [
         BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
         for content in contents
@@ -110,6 +124,20 @@ def stylize_folder(
 
     Raises:
         InputError: two items would be one file, or the folder or format cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [Path(folder) / name for name in ("cat.png", "ink.png")]
+    ...     for path in paths:
+    ...         nst_jax.images.write(path, np.random.default_rng(0).random((16, 16, 3)))
+    ...     for item in stylize_folder(paths[:1], paths[1:], f"{folder}/out", quick):
+    ...         print(item.out.name, item.error)
+    cat-ink.png None
     """
     folder = Path(folder)
     settings = override(settings, overrides)
