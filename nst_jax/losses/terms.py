@@ -54,8 +54,8 @@ def total_variation(image: Float[Array, "h w 3"]) -> Float[Array, ""]:
 
     >>> import jax
     >>> noise = jax.random.uniform(jax.random.key(0), (32, 32, 3))
-    >>> float(total_variation(0 * noise)), round(float(total_variation(noise)), 1)
-    (0.0, 0.3)
+    >>> round(float(jax.jit(total_variation)(noise)), 1)  # 0 for a flat image
+    0.3
     """
     image = at_least_float32(image)
     across = image[:, 1:] - image[:, :-1]

@@ -49,14 +49,11 @@ def pyramid_lbfgs(
             band, so 0.5 makes all bands count alike. More prefers broad changes, such as the tone
             of a sky, over fine detail.
 
-    >>> import jax.numpy as jnp
     >>> import nst_jax
-    >>> def loss(image):
-    ...     return ((image - 0.25) ** 2).sum(), {}
-    >>> optimizer = pyramid_lbfgs(num_bands=2)
-    >>> result = nst_jax.minimize(loss, jnp.ones((4, 4, 3)), optimizer=optimizer, steps=3)
-    >>> round(float(result.image.mean()), 3)
-    0.25
+    >>> optimizer = pyramid_lbfgs(gain=0.8)  # broader changes than by default
+    >>> settings = nst_jax.Settings(optimizer=optimizer)
+    >>> nst_jax.optimize.has_line_search(settings.optimizer)
+    True
     """
     lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
     line_search = optax.scale_by_zoom_linesearch(

@@ -126,7 +126,8 @@ def tiled_features(
     >>> from nst_jax import VGG, prepare_params, weights
     >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
     >>> image = jax.random.uniform(jax.random.key(0), (32, 16, 3))
-    >>> tiled_features(VGG(params), image, ["relu1_1"], tile=16)["relu1_1"].shape
+    >>> features = jax.jit(lambda x: tiled_features(VGG(params), x, ["relu1_1"], tile=16))(image)
+    >>> features["relu1_1"].shape
     (32, 16, 64)
     """
     tiling = _make_tiling(image, network, layers, tile)
