@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ArrayLike
+"""A path, a PIL image or an array, as `read` takes it."""
 
 FORMATS: Final = {
     ".png": "PNG",

@@ -74,10 +74,10 @@ class Targets:
     """What an image is compared with; made by `make_targets`.
 
     Attributes:
-        content: P, the content's features ``(h_l, w_l, n_l)``, by layer.
-        style: the style's statistics by layer: for the Gram matrix A / M, ``(n_l, n_l)``. The mean
-            over positions lets the style have another size than the image. With masks, one a mask:
-            ``(r, n_l, n_l)``.
+        content: P, the content's features ``(h_l, w_l, n_l)``, by layer, in the network's dtype.
+        style: the style's statistics by layer, in float32 or better: for the Gram matrix A / M,
+            ``(n_l, n_l)``. The mean over positions lets the style have another size than the image.
+            With masks, one a mask: ``(r, n_l, n_l)``.
         layer_masks: each mask at the layer's resolution, in [0, 1], ``(r, h_l, w_l)``, by layer;
             empty without masks.
         mask_weights: the weight of each mask's style loss, ``(r,)``; None without masks.
@@ -341,7 +341,7 @@ def loss(
     *,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """α·L_content + β·L_style + tv_weight·L_tv (the paper's equation 7, and smoothness).
+    """α·L_content + β·L_style + tv_weight·L_tv (Gatys et al. 2015, equation 7, and smoothness).
 
     Args:
         image: RGB, nominally in [0, 1]; not clipped here.
@@ -353,7 +353,8 @@ def loss(
 
     Returns:
         The total, and its terms before α, β and tv_weight: ``content``, ``style`` and ``tv``, and
-        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``.
+        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``. All are
+        scalars in float32 or better.
 
     Raises:
         InputError: the weights name other layers than the targets hold, or the content had another

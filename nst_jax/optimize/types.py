@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
+"""An Optax transformation, with or without extra arguments."""
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 """``loss(image, *args) -> (total, terms)``, such as `nst_jax.loss`. If the state has a random key,
@@ -89,6 +90,7 @@ class MinimizeResult(NamedTuple):
     """What `minimize` returns."""
 
     image: Float[Array, "h w 3"]
+    """RGB in [0, 1], float32 or better."""
     history: History
     converged: bool
     """Whether it ended early because the line search found nothing better."""

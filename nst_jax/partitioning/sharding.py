@@ -141,8 +141,9 @@ def sharded_loss(
     >>> image, style = jax.random.uniform(jax.random.key(0), (2, 32, 16, 3))
     >>> targets = make_targets(params, styles=[style], style_layers=["relu1_1"])
     >>> mesh = make_mesh(jax.devices(), height=32)
-    >>> args = (shard_image(image, mesh), params, targets, LossWeights(style_layers={"relu1_1": 1.0}))
-    >>> total, terms = jax.jit(sharded_loss, static_argnames="mesh")(*args, mesh=mesh)
+    >>> loss_weights = LossWeights(style_layers={"relu1_1": 1.0})
+    >>> jitted = jax.jit(sharded_loss, static_argnames="mesh")
+    >>> total, _ = jitted(shard_image(image, mesh), params, targets, loss_weights, mesh=mesh)
     >>> total.shape
     ()
     """

@@ -29,7 +29,8 @@ class Weights:
     """Checked network parameters and their provenance.
 
     Attributes:
-        params: float32 arrays in the form that `nst_jax.models.weights.validation` defines.
+        params: float32 NumPy arrays by layer: ``kernel`` (3, 3, in, out) and ``bias`` (out,); and
+            the ``mean`` and ``std`` (3,) of the RGB input in ``params["input"]``.
         model: ``"vgg16"`` or ``"vgg19"``.
         path: the file that was read.
         sha256: hash of that file.
