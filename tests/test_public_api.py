@@ -22,6 +22,7 @@ import pytest
 
 import nst_jax
 from nst_jax.errors import InputError
+from nst_jax.losses.statistics import make_statistic
 from nst_jax.settings import Settings, SettingsOverrides
 
 LAYERS = {"relu1_1": 1.0}
@@ -256,3 +257,81 @@ def test_an_optimizer_that_needs_more_than_an_array_is_refused_in_one_line(optim
             lambda x: (squares(x), {}), jnp.zeros((2, 2, 3)), optimizer=optimizer, steps=1
         )
     assert "\n" not in str(caught.value)
+
+
+FLAT = np.zeros((4, 4, 3), np.float32)
+OTHER_MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
+
+
+def count(image, *args):
+    return image.sum(), {}
+
+
+def minimize_batch(images, colors):
+    nst_jax.minimize_batch(count, images, colors, optimizer=optax.sgd(0.1), steps=1)
+
+
+def optimize_from(start):
+    level = nst_jax.optimize.Level((8, 8), 1, count)
+    next(nst_jax.optimize.optimize_multiscale([level], start, optimizer=optax.sgd(0.1)))
+
+
+BAD_ARGUMENTS = {
+    "a mesh without devices": (
+        lambda: nst_jax.partitioning.make_mesh([], 64),
+        "there are no devices for the mesh; give some of jax.devices()",
+    ),
+    "a mesh of other axes": (
+        lambda: nst_jax.partitioning.shard_image(FLAT, OTHER_MESH),
+        "the mesh has the axes x and none named rows",
+    ),
+    "a batch on a mesh of other axes": (
+        lambda: nst_jax.partitioning.shard_batch(FLAT, OTHER_MESH),
+        "the mesh has the axes x and none named images",
+    ),
+    "a model": (lambda: nst_jax.models.conv_names("vgg11"), "model is 'vgg11'; choose one of"),
+    "a layer": (lambda: nst_jax.models.num_poolings("fc6"), "unknown layer 'fc6'; give a name"),
+    "a color mode": (
+        lambda: nst_jax.images.apply_color_mode("gray", FLAT, None, [FLAT]),
+        "color_mode is 'gray'; choose one of style, luminance, match, histogram",
+    ),
+    "a shape": (lambda: nst_jax.images.resize(FLAT, (0, 4)), r"shape is \(0, 4\); give a height"),
+    "a dtype of a weight file": (
+        lambda: nst_jax.weights.save("a.safetensors", {}, dtype="int8"),
+        "dtype is 'int8'; choose float32 or float16",
+    ),
+    "a style loss": (lambda: make_statistic("grams"), "style_loss is 'grams'; choose one of gram,"),
+    "no style loss": (lambda: make_statistic({}), "style_loss is empty; name at least one"),
+    "a normalization": (lambda: nst_jax.losses.Gram("l2"), "normalization is 'l2'; choose one of"),
+    "one path": (lambda: nst_jax.list_images("photos"), "'photos' is one path; give a list"),
+    "a share": (
+        lambda: next(nst_jax.stylize_folder([], [], ".", shard=(2, 2))),
+        "the share 2 of 2 does not exist; count from 0",
+    ),
+    "another number of batched arguments": (
+        lambda: minimize_batch(np.stack([FLAT, FLAT]), np.zeros(3)),
+        r"an array of shape \(3,\) for 2 images; give it a leading axis of 2",
+    ),
+    "one image with batched arguments": (
+        lambda: minimize_batch(FLAT, np.zeros(4)),
+        r"the start has the shape \(4, 4, 3\); for batched_args give k images",
+    ),
+    "a start of another size": (
+        lambda: optimize_from(FLAT),
+        r"the start has the shape \(4, 4, 3\) and the first level \(8, 8\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_a_bad_argument_is_refused_in_one_line(unchecked, call, message):
+    with pytest.raises(InputError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_may_be_texts(tmp_path):
+    nst_jax.images.write(tmp_path / "a.png", FLAT)
+    assert nst_jax.list_images([str(tmp_path)]) == [tmp_path / "a.png"]
+    (item,) = nst_jax.stylize_folder([f"{tmp_path}/a.png"], [f"{tmp_path}/no.png"], tmp_path)
+    assert isinstance(item.error, InputError)

@@ -9,12 +9,13 @@ transfer can amplify a difference between two colors, so that flat and gray imag
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from nst_jax._types import ColorMode
+from nst_jax.errors import InputError
 
 __all__ = [
     "apply_color_mode",
@@ -58,12 +59,18 @@ def apply_color_mode(
     Returns:
         The new content and the new styles, in the same shapes.
 
+    Raises:
+        InputError: there is no such color mode.
+
     >>> import numpy as np
     >>> content, style = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     >>> gray, (style,) = apply_color_mode("luminance", content, None, [style])
     >>> bool(np.ptp(gray, axis=-1).max() == 0), style.shape
     (True, (8, 8, 3))
     """
+    if color_mode not in get_args(ColorMode):
+        choices = ", ".join(get_args(ColorMode))
+        raise InputError(f"color_mode is {color_mode!r}; choose one of {choices}")
     if color_mode == "style":
         return content, list(styles)
     visible = content if alpha is None or not alpha.any() else content[alpha > 0][None]

@@ -122,10 +122,15 @@ def resize(pixels: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     Returns:
         float32 in [0, 1], with the channels of ``pixels``.
 
+    Raises:
+        InputError: a side of ``shape`` is below 1.
+
     >>> import numpy as np
     >>> resize(np.full((16, 32, 3), 0.5), (8, 16)).shape
     (8, 16, 3)
     """
+    if min(shape) < 1:
+        raise InputError(f"the new shape is {shape}; give a height and a width from 1 pixel up")
     array = np.asarray(pixels, np.float32)
     if array.ndim == 3:
         return np.stack([resize(array[..., c], shape) for c in range(array.shape[2])], axis=-1)

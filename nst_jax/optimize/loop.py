@@ -293,8 +293,9 @@ def optimize_chunks(
 
     Raises:
         DivergedError: a loss or a pixel is not finite; carries the last finite image.
-        InputError: an option is out of range, the start is not finite, the state has no EMA, or the
-            optimizer's line search meets a batch (see `minimize_batch`) or an EMA.
+        InputError: an option is out of range, the start is not finite, the state has no EMA, the
+            images and ``batched_args`` differ in number, or the optimizer's line search meets a
+            batch (see `minimize_batch`) or an EMA.
 
     >>> import jax.numpy as jnp
     >>> import optax
@@ -315,6 +316,7 @@ def optimize_chunks(
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     line_search = _is_line_search_state(state.opt_state)
     _check_options(state, steps, callback_every, ema_decay, line_search)
+    _check_batch(state, batched_args)
     if steps == 0:
         yield Chunk(state, History(), converged=False, seconds=0.0, compile_seconds=0.0)
         return
@@ -538,6 +540,22 @@ def _check_options(
         raise InputError("an optimizer with a line search has no EMA; give ema_decay=0")
     if ema_decay and state.ema is None:
         raise InputError("the state has no EMA; give ema_decay=0, or start from its image")
+
+
+def _check_batch(state: State, batched_args: Any) -> None:
+    if batched_args is None:
+        return
+    if state.image.ndim != 4:
+        raise InputError(
+            f"the start has the shape {state.image.shape}; for batched_args give k images "
+            "(k, h, w, 3)"
+        )
+    for leaf in jax.tree.leaves(batched_args):
+        if np.shape(leaf)[:1] != state.image.shape[:1]:
+            raise InputError(
+                f"batched_args has an array of shape {np.shape(leaf)} for {len(state.image)} "
+                f"images; give it a leading axis of {len(state.image)}"
+            )
 
 
 def _is_line_search_state(opt_state: Any) -> bool:

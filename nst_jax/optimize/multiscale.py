@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
 from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
 from nst_jax.optimize.resize import resize
 from nst_jax.optimize.types import (
@@ -119,7 +120,8 @@ def optimize_multiscale(
 
     Raises:
         DivergedError: as in `nst_jax.optimize.optimize_chunks`.
-        InputError: as in `nst_jax.optimize.optimize_chunks`.
+        InputError: as in `nst_jax.optimize.optimize_chunks`; or the image has another size than the
+            first level.
 
     >>> import jax.numpy as jnp
     >>> import optax
@@ -141,6 +143,11 @@ def optimize_multiscale(
             if index > first_level or start.image.shape[-3:-1] != level.shape:
                 start = resample_state(start, level.shape, optimizer, ema_decay)
             steps -= int(np.ravel(start.ema_count)[0])
+        elif np.shape(start)[-3:-1] != level.shape:
+            raise InputError(
+                f"the start has the shape {np.shape(start)} and the first level "
+                f"{level.shape}; give a start of the level's height and width"
+            )
         chunk = before
         for chunk in optimize_chunks(
             level.loss,

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets
 from nst_jax.models.architectures import num_poolings
@@ -64,16 +65,30 @@ def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
     Returns:
         A mesh with the axes `IMAGES`, ``copies`` and `ROWS`; XLA chooses the shardings inside.
 
+    Raises:
+        InputError: there are no devices.
+
     >>> import jax
     >>> dict(make_mesh(jax.devices()[:1], height=512).shape)
     {'images': 1, 'copies': 1, 'rows': 1}
     """
     count = len(devices)
+    if not count:
+        raise InputError("there are no devices for the mesh; give some of jax.devices()")
     images = max(n for n in _divisors(count) if batch_size % n == 0)
     rest = count // images
     rows = max(n for n in _divisors(rest) if n == 1 or height >= n * MIN_ROWS)
     grid = np.asarray(devices, object).reshape(images, rest // rows, rows)
     return Mesh(grid, (IMAGES, "copies", ROWS), axis_types=(AxisType.Auto,) * 3)
+
+
+def _axis_size(mesh: Mesh, axis: str) -> int:
+    if axis not in mesh.shape:
+        raise InputError(
+            f"the mesh has the axes {', '.join(mesh.axis_names)} and none named {axis}; make it "
+            "with nst_jax.partitioning.make_mesh"
+        )
+    return mesh.shape[axis]
 
 
 def _divisors(number: int) -> list[int]:
@@ -107,7 +122,7 @@ class ShardedVGG:
         """Compute the features of one image; see `nst_jax.models.VGG`."""
         check_image(image)
         height, width, _ = image.shape
-        rows = round_up(height, MAX_STRIDE * self.mesh.shape[ROWS])
+        rows = round_up(height, MAX_STRIDE * _axis_size(self.mesh, ROWS))
         padded = jnp.pad(image, ((0, rows - height), (0, 0), (0, 0)), mode="edge")
         padded = lax.with_sharding_constraint(padded, NamedSharding(self.mesh, P(ROWS)))
         window = None if rows == height else PatchWindow(0, 0, height, width)
@@ -132,7 +147,7 @@ def sharded_loss(
         key: as in `nst_jax.loss`.
 
     Raises:
-        InputError: as in `nst_jax.loss`.
+        InputError: as in `nst_jax.loss`; or the mesh has no axis `ROWS`.
 
     >>> import jax
     >>> from nst_jax import LossWeights, make_targets, prepare_params, weights
@@ -239,10 +254,11 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def _sharding(mesh: Mesh, shape: tuple[int, ...], *, batched: bool = False) -> NamedSharding:
     """Return how an array of this shape is divided; JAX divides its axes into equal parts only."""
     spec: list[str | None] = [None] * len(shape)
-    if batched and shape and shape[0] % mesh.shape[IMAGES] == 0:
+    if batched and shape and shape[0] % _axis_size(mesh, IMAGES) == 0:
         spec[0] = IMAGES
     if len(shape) >= 3 + batched:
-        axis = next((i for i in (-3, -2) if shape[i] % mesh.shape[ROWS] == 0), None)
+        rows = _axis_size(mesh, ROWS)
+        axis = next((i for i in (-3, -2) if shape[i] % rows == 0), None)
         if axis is not None:
             spec[axis] = ROWS
     return NamedSharding(mesh, P(*spec))

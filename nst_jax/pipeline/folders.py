@@ -34,11 +34,11 @@ class BatchItem(NamedTuple):
     """Whether the image was there before."""
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
+def list_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the files themselves, and the images in the folders, by name.
 
     Raises:
-        InputError: a path does not exist, or a folder has no images.
+        InputError: a path does not exist, a folder has no images, or ``paths`` is no list.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -49,7 +49,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     ['a.jpg', 'b.png']
     """
     files: list[Path] = []
-    for path in paths:
+    for path in _as_paths(paths):
         if not path.exists():
             raise InputError(f"{str(path)!r} does not exist; give images or folders of them")
         if not path.is_dir():
@@ -60,6 +60,12 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             raise InputError(f"the folder {str(path)!r} has no images; put some there")
         files += inside
     return list(dict.fromkeys(files))
+
+
+def _as_paths(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    if isinstance(paths, str | os.PathLike):
+        raise InputError(f"{os.fspath(paths)!r} is one path; give a list, such as [path]")
+    return [Path(path) for path in paths]
 
 
 def plan_items(
@@ -82,15 +88,20 @@ def plan_items(
 def take_share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
     """Return the share with this index of ``count`` nearly equal ones, in order.
 
+    Raises:
+        InputError: the index is not from 0 to below ``count``.
+
     >>> [take_share("abcde", i, 3) for i in range(3)]
     ['a', 'bc', 'de']
     """
+    if not 0 <= index < count:
+        raise InputError(f"the share {index} of {count} does not exist; count from 0")
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
 def stylize_folder(
-    contents: Sequence[Path],
-    styles: Sequence[Path],
+    contents: Sequence[str | os.PathLike[str]],
+    styles: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
@@ -123,7 +134,8 @@ def stylize_folder(
         `BatchItem`: one for each content and style, when it is decided what becomes of it.
 
     Raises:
-        InputError: two items would be one file, or the folder or format cannot be written.
+        InputError: two items would be one file, the folder or format cannot be written, or there is
+            no such share.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -141,7 +153,7 @@ def stylize_folder(
     """
     folder = Path(folder)
     settings = override(settings, overrides)
-    items = plan_items(contents, styles, folder, suffix)
+    items = plan_items(_as_paths(contents), _as_paths(styles), folder, suffix)
     _check_items(items, folder)
     items = take_share(items, *shard)
     checkpoint = folder / CHECKPOINT_NAME

@@ -1,7 +1,7 @@
 """Gram matrices, the style statistic of Gatys, Ecker & Bethge (2015), "the paper"."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization
+from nst_jax.errors import InputError
 from nst_jax.losses.terms import EPSILON, sum_of_squares
 
 __all__ = ["Gram", "gram", "masked_gram", "relative_style_loss", "style_loss"]
@@ -22,6 +23,9 @@ class Gram:
         normalization: ``target_energy`` compares by `relative_style_loss`, ``none`` by the paper's
             `style_loss`, both for matrices averaged over positions.
 
+    Raises:
+        InputError: another normalization.
+
     >>> import jax
     >>> image, style = jax.random.uniform(jax.random.key(0), (2, 8, 8, 4))
     >>> measured, target = (Gram().measure(features) / 64 for features in (image, style))
@@ -31,6 +35,12 @@ class Gram:
 
     normalization: Normalization = "target_energy"
     additive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the normalization."""
+        if self.normalization not in get_args(Normalization):
+            choices = ", ".join(get_args(Normalization))
+            raise InputError(f"normalization is {self.normalization!r}; choose one of {choices}")
 
     def measure(
         self, features: Float[Array, "h w n"], mask: Float[Array, "h w"] | None = None

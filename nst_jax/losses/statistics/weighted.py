@@ -95,7 +95,7 @@ def make_statistic(
     ``normalization`` is that of Gram matrices; the others are always relative.
 
     Raises:
-        InputError: there is no statistic of that name.
+        InputError: there is no statistic of that name, or no name at all.
 
     >>> make_statistic("gram")
     Gram(normalization='target_energy')
@@ -103,6 +103,8 @@ def make_statistic(
     True
     """
     if isinstance(style_loss, Mapping):
+        if not style_loss:
+            raise InputError("style_loss is empty; name at least one, with its weight")
         parts = ((make_statistic(name, normalization), style_loss[name]) for name in style_loss)
         return cast(StyleStatistic, WeightedSum(tuple(parts)))  # Its additivity is a property.
     if style_loss == "gram":

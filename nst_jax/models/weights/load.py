@@ -183,7 +183,7 @@ def save(
 
     Raises:
         InputError: the parameters are not VGG16 or VGG19, exceed the range of float16, or the file
-            cannot be written.
+            cannot be written; or another dtype.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -195,6 +195,8 @@ def save(
     'my own'
     """
     path = Path(path)
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
     if isinstance(weights, Weights):
         params: Params = weights.params
         source, license = source or weights.source, license or weights.license
