@@ -244,6 +244,9 @@ def required_convs(model: ModelName, layers: Sequence[str]) -> tuple[str, ...]:
 def receptive_radius(model: ModelName, layers: Sequence[str]) -> int:
     """Number of pixels beyond its own, per side, that the deepest of ``layers`` depends on.
 
+    Raises:
+        InputError: the model lacks one of the layers.
+
     >>> receptive_radius("vgg16", ["relu1_1"]), receptive_radius("vgg19", ["relu4_2", "conv2_1"])
     (1, 38)
     """

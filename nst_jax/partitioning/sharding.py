@@ -103,6 +103,9 @@ class ShardedVGG:
         network: the network.
         mesh: has the axis `ROWS`, with axes of the type Auto.
 
+    Raises:
+        InputError: as in `nst_jax.models.VGG`; or the mesh has no axis `ROWS`.
+
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
     >>> from nst_jax.partitioning import make_mesh
@@ -186,6 +189,9 @@ def sharded_loss_fn(mesh: Mesh) -> Callable[..., Any]:
 def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]:
     """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or copies.
 
+    Raises:
+        InputError: the mesh has no axis `ROWS`.
+
     >>> import jax
     >>> from nst_jax.partitioning import make_mesh
     >>> mesh = make_mesh(jax.devices()[:1], height=512)
@@ -197,6 +203,9 @@ def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]
 
 def shard_state(state: State, mesh: Mesh) -> State:
     """Put the state of an optimization on the devices of a mesh, as `state_shardings` says.
+
+    Raises:
+        InputError: as in `state_shardings`.
 
     >>> import jax
     >>> import optax
@@ -215,6 +224,9 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     Everything as large as the image, as Adam's moments and L-BFGS' memory, is divided as the image
     is; counters and scalars are copied. The arrays may be shapes (``jax.ShapeDtypeStruct``).
 
+    Raises:
+        InputError: the mesh has no axis `ROWS`, or no axis `IMAGES` for a batch.
+
     >>> import jax
     >>> import optax
     >>> from nst_jax.optimize import init_state
@@ -229,6 +241,9 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 def shard_batch(tree: Any, mesh: Mesh) -> Any:
     """Divide the first axis of all arrays of a pytree over `IMAGES`.
+
+    Raises:
+        InputError: the mesh has no axis `IMAGES`.
 
     >>> import jax
     >>> from nst_jax.partitioning import make_mesh

@@ -122,6 +122,9 @@ def tiled_features(
 ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
     """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`.
 
+    Raises:
+        InputError: as in `nst_jax.models.VGG`; or the tile is no multiple of 16.
+
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
     >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
@@ -167,7 +170,7 @@ def tiled_style_targets(
     """`nst_jax.losses.objective.style_targets` tile by tile; ``tile`` as in `tiled_loss`.
 
     Raises:
-        InputError: the style statistic is not additive.
+        InputError: as in `tiled_features`; or the style statistic is not additive.
 
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
