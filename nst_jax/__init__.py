@@ -1,14 +1,63 @@
 """nst_jax: neural style transfer (Gatys, Ecker & Bethge 2015), compiled with JAX and Flax.
 
-Images are float32 RGB in [0, 1], ``(h, w, 3)``.
+Images are float32 RGB in [0, 1], ``(h, w, 3)``. Names are imported on first use, so that
+``import nst_jax`` is fast and ``nst-jax --help`` answers without JAX.
 
-Whole jobs: `stylize`, `stylize_many`, `interpolate_styles`, `synthesize_texture`,
-`reconstruct_content`, `stylize_folder`; `prepare_job` and `run` to own the loop. Pure functions for
-your own ``jit``, ``grad`` and ``vmap``: `VGG`, `make_targets`, `loss`. The compiled loop for any
-loss: `minimize`, `minimize_batch` and `nst_jax.optimize`.
+Whole jobs: files or arrays in, images out
 
-Names are imported on first use, so that ``import nst_jax`` is fast and ``nst-jax --help`` answers
-without JAX.
+- `stylize`: a photo in one style, or in a mix of several
+- `stylize_many`: a photo in each of several styles
+- `stylize_folder`: each photo in each style, into a folder
+- `interpolate_styles`: a photo in mixes that go from style to style
+- `synthesize_texture`: a texture of a style alone
+- `reconstruct_content`: what a layer preserves of a photo
+- `prepare_job`: reads the files of a job and decides its levels
+- `run`: a prepared job, chunk by chunk; you own the loop
+- `list_images`: the images of folders
+- `Result`: a finished image, its losses and its metadata
+- `Progress`: a job between two chunks
+- `Job`: what `run` computes
+- `BatchItem`: what became of one photo in one style
+- `pipeline`: the module of all these
+
+Settings
+
+- `Settings`: all options of a job, with their defaults
+- `PAPER`: the settings of the paper
+
+The loss and its parts, pure functions for your own ``jit``, ``grad`` and ``vmap``
+
+- `loss`: the total loss of an image, and its terms
+- `make_targets`: what the loss compares an image with
+- `Targets`: what `make_targets` returns
+- `LossWeights`: the weights of the terms and layers
+- `losses`: the module: each term, each style statistic
+
+The compiled loop, for any loss of an image and any Optax transformation
+
+- `minimize`: one image
+- `minimize_batch`: several images in one vmapped loop
+- `MinimizeResult`: the image, its history, the last state
+- `State`: what the loop needs to continue
+- `optimize`: the module: single steps, chunks, coarse to fine
+
+Networks and weights
+
+- `VGG`: the features of VGG16 or VGG19 at named layers
+- `prepare_params`: parameters as this device computes fastest with them
+- `weights`: the module: weight files are loaded, checked, converted
+- `models`: the module: layers, networks, dtypes
+
+Images and devices
+
+- `images`: the module: files are read and written; sizes, colors, masks
+- `partitioning`: the module: one image in tiles, or over several devices
+
+Errors
+
+- `InputError`: a file, an option or an array that cannot be used
+- `MemoryLimitError`: more memory is needed than there is
+- `DivergedError`: the loss is not finite any more
 """
 
 from importlib import import_module

@@ -101,6 +101,16 @@ class Settings:
 
     Raises:
         InputError: names the first setting that is out of range.
+
+    >>> from nst_jax import PAPER, Settings
+    >>> Settings(size=256, style_loss="moments").content_weight
+    0.05
+    >>> from dataclasses import replace
+    >>> replace(PAPER, size=256).optimizer
+    'lbfgs'
+    >>> Settings(size=4)
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: size is 4; give a whole number of pixels from 16 to 131072
     """
 
     size: int | None = 512

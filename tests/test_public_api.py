@@ -1,9 +1,17 @@
 """The package as a user meets it after ``import nst_jax``."""
 
+import ast
+import builtins
+import doctest
 import inspect
+import itertools
+import pydoc
+import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 import jax.export
@@ -14,6 +22,7 @@ import pytest
 
 import nst_jax
 from nst_jax.errors import InputError
+from nst_jax.losses.statistics import make_statistic
 from nst_jax.settings import Settings, SettingsOverrides
 
 LAYERS = {"relu1_1": 1.0}
@@ -40,9 +49,107 @@ def test_each_public_name_is_an_attribute_after_import(name):
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_public_functions_and_classes_have_docstrings():
-    for name in nst_jax.__all__:
-        assert inspect.getdoc(getattr(nst_jax, name)), name
+def test_the_help_of_the_package_lists_each_public_name_once():
+    listed = re.findall(r"^- `(\w+)`: \w.*$", nst_jax.__doc__, re.MULTILINE)
+    assert sorted(listed) == sorted(nst_jax.__all__) == dir(nst_jax)
+    assert nst_jax.__doc__.splitlines()[3] in pydoc.render_doc(nst_jax, renderer=pydoc.plaintext)
+
+
+MODULES = [
+    "nst_jax",
+    "nst_jax.images",
+    "nst_jax.losses",
+    "nst_jax.losses.statistics",
+    "nst_jax.models",
+    "nst_jax.models.weights",
+    "nst_jax.optimize",
+    "nst_jax.partitioning",
+    "nst_jax.pipeline",
+]
+PUBLIC = {
+    f"{module}.{name}": getattr(import_module(module), name)
+    for module in MODULES
+    for name in import_module(module).__all__
+}
+CALLABLE = {
+    value.__qualname__: value
+    for value in PUBLIC.values()
+    if inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
+}
+SHOWN_BY = {  # what a function returns is in the example of the function
+    "BatchItem": "stylize_folder",
+    "Chunk": "optimize_chunks",
+    "Job": "prepare_job",
+    "MinimizeResult": "minimize",
+    "Progress": "run",
+    "Result": "stylize",
+    "State": "init_state",
+    "Targets": "make_targets",
+    "VerifyReport": "verify",
+    "Weights": "load_pretrained",
+}
+WITHOUT_EXAMPLE = {
+    "DivergedError": "it is raised, not called",
+    "InputError": "it is raised, not called",
+    "MemoryLimitError": "it is raised, not called",
+    "download": "it needs a network",
+}
+
+
+def has_own_docstring(value):
+    return inspect.ismodule(value) or inspect.isclass(value) or value in CALLABLE.values()
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if has_own_docstring(PUBLIC[name])])
+def test_each_public_name_has_a_docstring(name):
+    doc = inspect.getdoc(PUBLIC[name])
+    assert doc
+    assert not doc.startswith(f"{name.rpartition('.')[2]}(")  # what Python makes for dataclasses
+
+
+def documented_constants(path):
+    """The names of a module whose assignments have a docstring below them."""
+    body = ast.parse(path.read_text()).body
+    for node, below in itertools.pairwise(body):
+        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if is_text and isinstance(node, ast.Assign | ast.AnnAssign):
+            yield from map(ast.unparse, getattr(node, "targets", [getattr(node, "target", node)]))
+
+
+def test_each_constant_and_alias_has_a_docstring_in_the_source():
+    constants = {n.rpartition(".")[2] for n, x in PUBLIC.items() if not has_own_docstring(x)}
+    assert {"PAPER", "FORMATS", "ImageSource"} < constants
+    sources = Path(nst_jax.__file__).parent.rglob("*.py")
+    assert constants <= {name for path in sources for name in documented_constants(path)}
+
+
+def examples(value):
+    return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+def test_each_function_and_class_has_an_example():
+    assert len(CALLABLE) > 80
+    without = {name for name, value in CALLABLE.items() if not examples(value)}
+    assert without == {*SHOWN_BY, *WITHOUT_EXAMPLE}
+    assert not without & set(SHOWN_BY.values())
+
+
+@pytest.mark.parametrize("name", [name for name, value in CALLABLE.items() if examples(value)])
+def test_an_example_is_run_and_imports_what_it_uses(name):
+    value = CALLABLE[name]
+    found = doctest.DocTestFinder().find(import_module(value.__module__))
+    assert f"{value.__module__}.{name}" in [test.name for test in found if test.examples]
+    nodes = list(ast.walk(ast.parse("".join(example.source for example in examples(value)))))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+    assert {node.id for node in names} - defined - {name, *dir(builtins)} == set()
 
 
 def test_overrides_name_the_settings_with_their_types():
@@ -150,3 +257,81 @@ def test_an_optimizer_that_needs_more_than_an_array_is_refused_in_one_line(optim
             lambda x: (squares(x), {}), jnp.zeros((2, 2, 3)), optimizer=optimizer, steps=1
         )
     assert "\n" not in str(caught.value)
+
+
+FLAT = np.zeros((4, 4, 3), np.float32)
+OTHER_MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
+
+
+def count(image, *args):
+    return image.sum(), {}
+
+
+def minimize_batch(images, colors):
+    nst_jax.minimize_batch(count, images, colors, optimizer=optax.sgd(0.1), steps=1)
+
+
+def optimize_from(start):
+    level = nst_jax.optimize.Level((8, 8), 1, count)
+    next(nst_jax.optimize.optimize_multiscale([level], start, optimizer=optax.sgd(0.1)))
+
+
+BAD_ARGUMENTS = {
+    "a mesh without devices": (
+        lambda: nst_jax.partitioning.make_mesh([], 64),
+        "there are no devices for the mesh; give some of jax.devices()",
+    ),
+    "a mesh of other axes": (
+        lambda: nst_jax.partitioning.shard_image(FLAT, OTHER_MESH),
+        "the mesh has the axes x and none named rows",
+    ),
+    "a batch on a mesh of other axes": (
+        lambda: nst_jax.partitioning.shard_batch(FLAT, OTHER_MESH),
+        "the mesh has the axes x and none named images",
+    ),
+    "a model": (lambda: nst_jax.models.conv_names("vgg11"), "model is 'vgg11'; choose one of"),
+    "a layer": (lambda: nst_jax.models.num_poolings("fc6"), "unknown layer 'fc6'; give a name"),
+    "a color mode": (
+        lambda: nst_jax.images.apply_color_mode("gray", FLAT, None, [FLAT]),
+        "color_mode is 'gray'; choose one of style, luminance, match, histogram",
+    ),
+    "a shape": (lambda: nst_jax.images.resize(FLAT, (0, 4)), r"shape is \(0, 4\); give a height"),
+    "a dtype of a weight file": (
+        lambda: nst_jax.weights.save("a.safetensors", {}, dtype="int8"),
+        "dtype is 'int8'; choose float32 or float16",
+    ),
+    "a style loss": (lambda: make_statistic("grams"), "style_loss is 'grams'; choose one of gram,"),
+    "no style loss": (lambda: make_statistic({}), "style_loss is empty; name at least one"),
+    "a normalization": (lambda: nst_jax.losses.Gram("l2"), "normalization is 'l2'; choose one of"),
+    "one path": (lambda: nst_jax.list_images("photos"), "'photos' is one path; give a list"),
+    "a share": (
+        lambda: next(nst_jax.stylize_folder([], [], ".", shard=(2, 2))),
+        "the share 2 of 2 does not exist; count from 0",
+    ),
+    "another number of batched arguments": (
+        lambda: minimize_batch(np.stack([FLAT, FLAT]), np.zeros(3)),
+        r"an array of shape \(3,\) for 2 images; give it a leading axis of 2",
+    ),
+    "one image with batched arguments": (
+        lambda: minimize_batch(FLAT, np.zeros(4)),
+        r"the start has the shape \(4, 4, 3\); for batched_args give k images",
+    ),
+    "a start of another size": (
+        lambda: optimize_from(FLAT),
+        r"the start has the shape \(4, 4, 3\) and the first level \(8, 8\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_a_bad_argument_is_refused_in_one_line(unchecked, call, message):
+    with pytest.raises(InputError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_may_be_texts(tmp_path):
+    nst_jax.images.write(tmp_path / "a.png", FLAT)
+    assert nst_jax.list_images([str(tmp_path)]) == [tmp_path / "a.png"]
+    (item,) = nst_jax.stylize_folder([f"{tmp_path}/a.png"], [f"{tmp_path}/no.png"], tmp_path)
+    assert isinstance(item.error, InputError)

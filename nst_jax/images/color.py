@@ -9,12 +9,13 @@ transfer can amplify a difference between two colors, so that flat and gray imag
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from nst_jax._types import ColorMode
+from nst_jax.errors import InputError
 
 __all__ = [
     "apply_color_mode",
@@ -57,7 +58,19 @@ def apply_color_mode(
 
     Returns:
         The new content and the new styles, in the same shapes.
+
+    Raises:
+        InputError: there is no such color mode.
+
+    >>> import numpy as np
+    >>> content, style = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    >>> gray, (style,) = apply_color_mode("luminance", content, None, [style])
+    >>> bool(np.ptp(gray, axis=-1).max() == 0), style.shape
+    (True, (8, 8, 3))
     """
+    if color_mode not in get_args(ColorMode):
+        choices = ", ".join(get_args(ColorMode))
+        raise InputError(f"color_mode is {color_mode!r}; choose one of {choices}")
     if color_mode == "style":
         return content, list(styles)
     visible = content if alpha is None or not alpha.any() else content[alpha > 0][None]
@@ -72,6 +85,7 @@ def apply_color_mode(
 def rgb_to_luma(pixels: Float32[np.ndarray, "*k h w 3"]) -> Float32[np.ndarray, "*k h w"]:
     """Return the luma Y = 0.299 R + 0.587 G + 0.114 B of one or more images.
 
+    >>> import numpy as np
     >>> rgb_to_luma(np.float32([[[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]]))
     array([[1.   , 0.299]], dtype=float32)
     """
@@ -79,7 +93,13 @@ def rgb_to_luma(pixels: Float32[np.ndarray, "*k h w 3"]) -> Float32[np.ndarray, 
 
 
 def gray_to_rgb(luma: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 3"]:
-    """Return the gray image that has this luma."""
+    """Return the gray image that has this luma.
+
+    >>> import numpy as np
+    >>> gray_to_rgb(np.float32([[0.25, 0.5]]))
+    array([[[0.25, 0.25, 0.25],
+            [0.5 , 0.5 , 0.5 ]]], dtype=float32)
+    """
     return np.repeat(luma[..., None], 3, axis=-1)
 
 
@@ -91,6 +111,7 @@ def replace_luma(
     Where the sum leaves [0, 1], the chroma is scaled towards gray just enough to fit. The new luma
     is exact and the hue is unchanged.
 
+    >>> import numpy as np
     >>> replace_luma(np.float32([[[0.5, 0.0, 0.0]]]), np.float32([[0.8]])).round(2)
     array([[[1.  , 0.71, 0.71]]], dtype=float32)
     """
@@ -107,6 +128,10 @@ def match_luma(
     """Give the luma of a style the mean μ and standard deviation σ of the content's luma.
 
     Y′ = σ_C/σ_S · (Y − μ_S) + μ_C (the paper's luminance-only transfer), clipped to [0, 1].
+
+    >>> import numpy as np
+    >>> match_luma(np.float32([[0.0, 1.0]]), np.float32([[0.25, 0.75]]))
+    array([[0.25, 0.75]], dtype=float32)
     """
     values, target = style.astype(np.float64), content.astype(np.float64)
     gain = min(MAX_GAIN, target.std() / max(values.std(), EPS))
@@ -127,6 +152,13 @@ def match_mean_and_covariance(
     content. Then A² · λ/20² ≤ A Σ_S A = Σ_C ≤ λ, which bounds A by 20 (`MAX_GAIN`). A style with
     less variance along an axis, for example a gray style, stays duller than the content. A gray
     content makes every style gray, and a flat content makes it flat.
+
+    >>> import numpy as np
+    >>> content, style = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    >>> content = 0.25 + 0.5 * content  # less contrast
+    >>> matched = match_mean_and_covariance(style, content)
+    >>> bool(np.abs(matched.std((0, 1)) - content.std((0, 1))).max() < 0.01)
+    True
     """
     return _clip_to_float32(_transport_colors(style, content))
 
@@ -140,6 +172,12 @@ def match_histogram(
     colors, the increasing curve F_C⁻¹(F_S(x)) of the distribution functions F matches the
     histogram. The same curves on red, green and blue would invent colors that neither image has,
     because they ignore which values occur together.
+
+    >>> import numpy as np
+    >>> content, style = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    >>> matched = match_histogram(style, 0.5 * content)
+    >>> float(matched.max().round(1))
+    0.5
     """
     mean, covariance = _mean_and_covariance(content)
     _, axes = np.linalg.eigh(covariance)
@@ -160,6 +198,7 @@ def match_histogram_1d(
     below the exact one and the lowest such curve above it, which turns a jump into a ramp around
     it. F(x) counts half of the numbers equal to x, so that a constant becomes the median.
 
+    >>> import numpy as np
     >>> match_histogram_1d(np.array([0.0, 2.0, 1.0]), np.array([5.0, 7.0, 6.5]), max_slope=9.0)
     array([5. , 7. , 6.5])
     """

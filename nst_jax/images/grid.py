@@ -30,6 +30,11 @@ def image_grid(
 
     Raises:
         InputError: there are no images, or another number of labels.
+
+    >>> import numpy as np
+    >>> photo, painting = np.zeros((2, 32, 32, 3), np.float32)
+    >>> image_grid([photo, painting], ["photo", "painting"]).shape
+    (73, 88, 3)
     """
     if not images or len(images) != len(labels):
         raise InputError(

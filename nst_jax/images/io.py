@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ArrayLike
+"""A path, a PIL image or an array, as `read` takes it."""
 
 FORMATS: Final = {
     ".png": "PNG",
@@ -68,7 +69,12 @@ _pixel_limit_lock = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """An image: RGB pixels, and alpha or None if every pixel is opaque. Values are in [0, 1]."""
+    """An image: RGB pixels, and alpha or None if every pixel is opaque. Values are in [0, 1].
+
+    >>> import numpy as np
+    >>> ImageData(np.zeros((2, 3, 3), np.float32)).alpha is None
+    True
+    """
 
     pixels: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"] | None = None
@@ -89,6 +95,11 @@ def read(source: ImageSource, *, name: str = "image") -> ImageData:
     Raises:
         InputError: the file cannot be opened or decoded, is not a regular file, or has more than
             400 million pixels; or the array has another shape, dtype or range.
+
+    >>> import numpy as np
+    >>> image = read(np.full((4, 6, 4), 51, np.uint8))  # or a path, or a PIL image
+    >>> image.pixels.shape, image.pixels.dtype, round(float(image.alpha.max()), 3)
+    ((4, 6, 3), dtype('float32'), 0.2)
     """
     if isinstance(source, Image.Image):
         label = f"{name} (a PIL image)"
@@ -110,7 +121,16 @@ def resize(pixels: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
 
     Returns:
         float32 in [0, 1], with the channels of ``pixels``.
+
+    Raises:
+        InputError: a side of ``shape`` is below 1.
+
+    >>> import numpy as np
+    >>> resize(np.full((16, 32, 3), 0.5), (8, 16)).shape
+    (8, 16, 3)
     """
+    if min(shape) < 1:
+        raise InputError(f"the new shape is {shape}; give a height and a width from 1 pixel up")
     array = np.asarray(pixels, np.float32)
     if array.ndim == 3:
         return np.stack([resize(array[..., c], shape) for c in range(array.shape[2])], axis=-1)
@@ -133,6 +153,9 @@ def fit_longest_side(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
     Raises:
         InputError: ``size`` is below 1.
+
+    >>> fit_longest_side((300, 400, 3), 512)
+    (384, 512)
     """
     if size < 1:
         raise InputError(f"longest side {size}: must be at least 1 pixel; give a larger one")
@@ -164,6 +187,16 @@ def write(
     Raises:
         InputError: another extension, shape or dtype; values that are not finite; or the file
             cannot be encoded or written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from nst_jax import images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "gray.png"
+    ...     write(path, np.full((4, 6, 3), 0.5), metadata={"title": "gray"})
+    ...     images.read(path).pixels.shape, images.read_metadata(path)
+    ((4, 6, 3), {'title': 'gray'})
     """
     path = Path(path)
     check_output_path(path)
@@ -212,6 +245,11 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: an unknown extension, a missing folder, a folder at ``path``, or a file or
             folder that is read-only.
+
+    >>> check_output_path("photo.png")
+    >>> check_output_path("photo.gif")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: output 'photo.gif': unknown extension; use one of .png, .jpg, ...
     """
     path = Path(path)
     label = f"output {str(path)!r}"
@@ -236,6 +274,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises:
         InputError: the file cannot be opened or decoded, or is not a regular file.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from nst_jax import images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "gray.jpg"
+    ...     images.write(path, np.full((4, 6, 3), 0.5), metadata={"title": "gray"})
+    ...     read_metadata(path)
+    {'title': 'gray'}
     """
     label = f"image {os.fspath(path)!r}"
     with _as_input_error(label), _open(path, label) as image:

@@ -60,6 +60,13 @@ def read_masks(
     Raises:
         InputError: an image that cannot be read, has another shape than the content, or is colorful
             without ``colors``; a wrong number of masks or colors; an unknown color; an empty mask.
+
+    >>> import numpy as np
+    >>> left = np.zeros((2, 4))
+    >>> left[:, :2] = 1
+    >>> read_masks(left, 2, shape=(2, 4))[:, 0]  # the second style gets the rest
+    array([[1., 1., 0., 0.],
+           [0., 0., 1., 1.]], dtype=float32)
     """
     sources = cast(list[ImageSource], list(masks) if isinstance(masks, list | tuple) else [masks])
     if colors is not None:

@@ -54,6 +54,11 @@ class LossWeights:
         tv_weight: the weight of the total variation.
         content_layers: w_l of each content layer.
         style_layers: w_l of each style layer.
+
+    >>> import jax
+    >>> weights = LossWeights(content=0.05, style_layers={"relu1_1": 0.5, "relu2_1": 0.5})
+    >>> len(jax.tree.leaves(weights))  # numbers that jit does not compile in
+    5
     """
 
     content: float | Array = 1.0
@@ -69,10 +74,10 @@ class Targets:
     """What an image is compared with; made by `make_targets`.
 
     Attributes:
-        content: P, the content's features ``(h_l, w_l, n_l)``, by layer.
-        style: the style's statistics by layer: for the Gram matrix A / M, ``(n_l, n_l)``. The mean
-            over positions lets the style have another size than the image. With masks, one a mask:
-            ``(r, n_l, n_l)``.
+        content: P, the content's features ``(h_l, w_l, n_l)``, by layer, in the network's dtype.
+        style: the style's statistics by layer, in float32 or better: for the Gram matrix A / M,
+            ``(n_l, n_l)``. The mean over positions lets the style have another size than the image.
+            With masks, one a mask: ``(r, n_l, n_l)``.
         layer_masks: each mask at the layer's resolution, in [0, 1], ``(r, h_l, w_l)``, by layer;
             empty without masks.
         mask_weights: the weight of each mask's style loss, ``(r,)``; None without masks.
@@ -175,6 +180,15 @@ def make_targets(
     Raises:
         InputError: an unknown layer or option, layers without an image or an image without layers,
             or style weights or masks that do not fit the styles.
+
+    >>> import jax
+    >>> from nst_jax import prepare_params, weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu2_1"])
+    >>> content, style = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    >>> layers = {"content_layers": ["relu2_1"], "style_layers": ["relu1_1"]}
+    >>> targets = make_targets(params, content, [style], **layers)
+    >>> targets.content["relu2_1"].shape, targets.style["relu1_1"].shape
+    ((8, 8, 128), (64, 64))
     """
     if getattr(styles, "ndim", 0) == 3:
         raise InputError("styles is one image; give a list of images, such as [style]")
@@ -300,7 +314,12 @@ def normalize_weights(num_styles: int, weights: Sequence[float] | None) -> list[
 
 
 def downsample_masks(masks: Float[Array, "r h w"], layer: str) -> Float[Array, "r h_l w_l"]:
-    """Bring masks to a layer's resolution: the mean over the pixels that its pooling joins."""
+    """Bring masks to a layer's resolution: the mean over the pixels that its pooling joins.
+
+    >>> import jax.numpy as jnp
+    >>> downsample_masks(jnp.array([[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]]), "relu2_1")
+    Array([[[0.75, 0.  ]]], dtype=float32)
+    """
     masks = at_least_float32(masks)
     for _ in range(num_poolings(layer)):
         r, h, w = masks.shape
@@ -322,7 +341,7 @@ def loss(
     *,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """α·L_content + β·L_style + tv_weight·L_tv (the paper's equation 7, and smoothness).
+    """α·L_content + β·L_style + tv_weight·L_tv (Gatys et al. 2015, equation 7, and smoothness).
 
     Args:
         image: RGB, nominally in [0, 1]; not clipped here.
@@ -334,11 +353,23 @@ def loss(
 
     Returns:
         The total, and its terms before α, β and tv_weight: ``content``, ``style`` and ``tv``, and
-        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``.
+        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``. All are
+        scalars in float32 or better.
 
     Raises:
         InputError: the weights name other layers than the targets hold, or the content had another
             size than the image.
+
+    >>> import jax
+    >>> from nst_jax import LossWeights, make_targets, prepare_params, weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> image, style = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    >>> targets = make_targets(params, styles=[style], style_layers=["relu1_1"])
+    >>> loss_weights = LossWeights(style_layers={"relu1_1": 1.0})
+    >>> value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    >>> (total, terms), gradient = value_and_grad(image, params, targets, loss_weights)
+    >>> sorted(terms), gradient.shape
+    (['content', 'style', 'style/relu1_1', 'tv'], (16, 16, 3))
     """
     check_image(image)
     check_targets(image, targets, loss_weights)

@@ -4,10 +4,12 @@
 ReLU. A 2×2 pooling separates two blocks. This module does not import JAX.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from nst_jax._types import ModelName
+from nst_jax.errors import InputError
 
 __all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "Params", "conv_names", "conv_shape", "num_poolings"]
 
@@ -27,9 +29,14 @@ CONVS_PER_BLOCK: Final[Mapping[ModelName, tuple[int, ...]]] = {
 def conv_names(model: ModelName) -> tuple[str, ...]:
     """Names of all convolutions of ``model``, shallowest first.
 
+    Raises:
+        InputError: there is no such model.
+
     >>> conv_names("vgg16")[:4], len(conv_names("vgg16")), len(conv_names("vgg19"))
     (('conv1_1', 'conv1_2', 'conv2_1', 'conv2_2'), 13, 16)
     """
+    if model not in CONVS_PER_BLOCK:
+        raise InputError(f"model is {model!r}; choose one of {', '.join(CONVS_PER_BLOCK)}")
     return tuple(
         f"conv{block}_{index}"
         for block, count in enumerate(CONVS_PER_BLOCK[model], start=1)
@@ -53,7 +60,13 @@ def conv_shape(name: str) -> tuple[int, int, int, int]:
 def num_poolings(layer: str) -> int:
     """Number of poolings between the image and ``layer``; its stride is 2 to that power.
 
+    Raises:
+        InputError: the name is not that of a layer.
+
     >>> num_poolings("conv1_2"), num_poolings("relu5_1")
     (0, 4)
     """
-    return int(layer.removeprefix("conv").removeprefix("relu").split("_")[0]) - 1
+    match = re.fullmatch(r"(?:conv|relu)([1-5])_[1-4]", layer)
+    if match is None:
+        raise InputError(f"unknown layer {layer!r}; give a name such as conv4_2 or relu4_2")
+    return int(match[1]) - 1

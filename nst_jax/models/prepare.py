@@ -51,6 +51,11 @@ def prepare_params(
     Raises:
         InputError: the parameters are of neither model or prepared already, the model lacks one
             of ``layers``, or ``dtype`` is unknown.
+
+    >>> from nst_jax import weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "bfloat16", ["relu2_1"])
+    >>> params["conv2_1"]["bias"].dtype, params["input"]["mean"].dtype
+    (dtype(bfloat16), dtype('float32'))
     """
     network_dtype = resolve_dtype(dtype)
     fast_bf16_matmul = network_dtype == jnp.bfloat16 and _cpu_has("amx_bf16")
@@ -83,6 +88,9 @@ def resolve_dtype(dtype: str) -> Any:
 
     Raises:
         InputError: another name.
+
+    >>> resolve_dtype("float32"), str(resolve_dtype("auto")) in ("float32", "bfloat16")
+    (dtype('float32'), True)
     """
     if dtype not in get_args(DtypeName):
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(get_args(DtypeName))}")

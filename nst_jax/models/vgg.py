@@ -44,6 +44,9 @@ class PatchWindow(NamedTuple):
         left: image column of its first column, a multiple of 2^b as well.
         height: height of the image.
         width: width of the image.
+
+    >>> PatchWindow(top=16, left=32, height=101, width=64).downsample()
+    PatchWindow(top=8, left=16, height=50, width=32)
     """
 
     top: Int[Array, ""] | int
@@ -113,6 +116,14 @@ class VGG(nnx.Module):
 
     Raises:
         InputError: the parameters are of neither model, or ``pooling`` or ``padding`` is unknown.
+
+    >>> import jax
+    >>> from nst_jax import prepare_params, weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu2_1"])
+    >>> image = jax.random.uniform(jax.random.key(0), (16, 24, 3))
+    >>> features = VGG(params)(image, ["conv1_1", "relu2_1"])
+    >>> features["conv1_1"].shape, features["relu2_1"].shape
+    ((16, 24, 64), (8, 12, 128))
     """
 
     def __init__(
@@ -233,6 +244,9 @@ def required_convs(model: ModelName, layers: Sequence[str]) -> tuple[str, ...]:
 def receptive_radius(model: ModelName, layers: Sequence[str]) -> int:
     """Number of pixels beyond its own, per side, that the deepest of ``layers`` depends on.
 
+    Raises:
+        InputError: the model lacks one of the layers.
+
     >>> receptive_radius("vgg16", ["relu1_1"]), receptive_radius("vgg19", ["relu4_2", "conv2_1"])
     (1, 38)
     """
@@ -244,6 +258,10 @@ def detect_model(params: Params) -> ModelName:
 
     Raises:
         InputError: the layers are of neither model.
+
+    >>> from nst_jax import weights
+    >>> detect_model(weights.load_pretrained("vgg16").params)
+    'vgg16'
     """
     layers = set(params) - {"input"}
     for model in CONVS_PER_BLOCK:
@@ -264,7 +282,13 @@ def layer_names(model: ModelName) -> tuple[str, ...]:
 
 
 def check_layers(model: ModelName, layers: Sequence[str]) -> None:
-    """Raise `InputError` for the first of ``layers`` that ``model`` lacks."""
+    """Raise `InputError` for the first of ``layers`` that ``model`` lacks.
+
+    >>> check_layers("vgg19", ["relu4_4"])
+    >>> check_layers("vgg16", ["relu4_4"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: unknown layer 'relu4_4': vgg16 has convB_I and reluB_I with ...
+    """
     for layer in layers:
         if layer not in layer_names(model):
             raise InputError(

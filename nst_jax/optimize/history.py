@@ -12,6 +12,8 @@ __all__ = ["concatenate_history", "select_image"]
 def concatenate_history(chunks: Sequence[History]) -> History:
     """Join the metrics of chunks along the steps; a metric that a chunk lacks is NaN there.
 
+    >>> import numpy as np
+    >>> from nst_jax.optimize import History
     >>> first, second = History(total=np.ones(1)), History(total=np.zeros(1), tv=np.ones(1))
     >>> concatenate_history([first, second])
     {'total': array([1., 0.]), 'tv': array([nan,  1.])}
@@ -28,6 +30,12 @@ def concatenate_history(chunks: Sequence[History]) -> History:
 
 
 def select_image(history: History, index: int) -> History:
-    """Return the history of one of several images."""
+    """Return the history of one of several images.
+
+    >>> import numpy as np
+    >>> from nst_jax.optimize import History
+    >>> select_image(History(step=np.array([1]), total=np.array([[4.0, 2.0]])), 1)
+    {'step': array([1]), 'total': array([2.])}
+    """
     columns = history.items()
     return History({name: x if x.ndim == 1 else x[:, index] for name, x in columns})

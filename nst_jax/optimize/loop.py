@@ -67,6 +67,14 @@ def init_state(
     """Return the state before the first step, for an image in [0, 1] (clipped). Pure.
 
     ``key`` is a random key for a loss that draws random numbers.
+
+    Raises:
+        InputError: the image is no float array.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> init_state(jnp.full((4, 4, 3), 0.5), optax.adam(0.02))
+    State(image of shape (4, 4, 3), step 0)
     """
     _check_start(image)
     image = jnp.asarray(image)
@@ -101,6 +109,22 @@ def step(
     Returns:
         The next state, and the metrics: ``total`` and the terms before the step; with a line search
         only ``total``, after the step.
+
+    Raises:
+        InputError: the loss does not return a scalar and a dict of scalars.
+
+    >>> from functools import partial
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> def loss(image, target):
+    ...     return ((image - target) ** 2).sum(), {}
+    >>> optimizer = optax.sgd(0.25)
+    >>> state = init_state(jnp.ones((4, 4, 3)), optimizer)
+    >>> state, metrics = jax.jit(partial(step, loss, optimizer))(state, (0.5,))
+    >>> float(metrics["total"]), float(state.image[0, 0, 0])
+    (12.0, 0.75)
     """
     image, ema, opt_state = state[:3]
     optimizer = optax.with_extra_args_support(optimizer)
@@ -153,6 +177,20 @@ def run_steps(
 
     Returns:
         The last state, and the metrics of `step` with a leading axis of ``num_steps``.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> def loss(image, target):
+    ...     return ((image - target) ** 2).sum(), {}
+    >>> @jax.jit
+    ... def final_total(target):
+    ...     optimizer = optax.sgd(0.25)
+    ...     state = init_state(jnp.ones((4, 4, 3)), optimizer)
+    ...     return run_steps(loss, optimizer, state, (target,), num_steps=2)[1]["total"][-1]
+    >>> float(final_total(0.5)), float(jax.grad(final_total)(0.5))
+    (3.0, -12.0)
     """
 
     def body(state: State, _: None) -> tuple[State, dict[str, Array]]:
@@ -163,7 +201,15 @@ def run_steps(
 
 def current_image(state: State, ema_decay: float | Array = 0.0) -> Float[Array, "*k h w 3"]:
     """Return the image that a state stands for, in [0, 1]: the bias-corrected EMA if there is one,
-    otherwise the reflected iterate."""
+    otherwise the reflected iterate.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> state = init_state(jnp.full((4, 4, 3), 0.5), optax.sgd(0.1))
+    >>> float(current_image(state).max())
+    0.5
+    """
     image = reflect(state.image)
     if state.ema is None:
         return image
@@ -181,18 +227,33 @@ def reflect(image: Float[Array, "*k h w 3"]) -> Float[Array, "*k h w 3"]:
     the loss of a reconstruction is then twice as high (relu3_1 of the example cat at 96 pixels:
     0.050 against 0.025). A single clip at the end loses what the steps gained (mosaic on the cat:
     0.035 against 0.023). ``benchmarks/ablations.py`` measures both.
+
+    >>> import jax.numpy as jnp
+    >>> reflect(jnp.array([-0.25, 0.5, 1.25]))
+    Array([0.25, 0.5 , 0.75], dtype=float32)
     """
     phase = jnp.mod(image, 2.0)
     return jnp.where(phase <= 1.0, phase, 2.0 - phase)
 
 
 def has_line_search(optimizer: Optimizer) -> bool:
-    """Return whether a transformation has a line search that stores what it evaluates."""
+    """Return whether a transformation has a line search that stores what it evaluates.
+
+    >>> import optax
+    >>> has_line_search(optax.lbfgs()), has_line_search(optax.adam(0.01))
+    (True, False)
+    """
     return _is_line_search_state(jax.eval_shape(optimizer.init, jnp.zeros((1, 1, 3))))
 
 
 def aot_compile(jitted: Any, *args: Any, **static: Any) -> jax.stages.Compiled:
-    """Compile a jitted function ahead of time for these arguments: the default `CompileFn`."""
+    """Compile a jitted function ahead of time for these arguments: the default `CompileFn`.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> float(aot_compile(jax.jit(jnp.sum), jnp.ones(3))(jnp.ones(3)))
+    3.0
+    """
     return jitted.lower(*args, **static).compile()
 
 
@@ -232,8 +293,20 @@ def optimize_chunks(
 
     Raises:
         DivergedError: a loss or a pixel is not finite; carries the last finite image.
-        InputError: an option is out of range, the start is not finite, the state has no EMA, or the
-            optimizer's line search meets a batch (see `minimize_batch`) or an EMA.
+        InputError: an option is out of range, the start is not finite, the state has no EMA, the
+            images and ``batched_args`` differ in number, or the optimizer's line search meets a
+            batch (see `minimize_batch`) or an EMA.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> def loss(image, target):
+    ...     return ((image - target) ** 2).sum(), {}
+    >>> options = {"optimizer": optax.sgd(0.25), "steps": 100}
+    >>> for chunk in optimize_chunks(loss, jnp.ones((4, 4, 3)), (0.5,), **options):
+    ...     if chunk.metrics["total"][-1] < 1e-3:
+    ...         break  # or go on to the end
+    >>> round(float(chunk.state.image.mean()), 1)
+    0.5
     """
     optimizer = _with_extra_args(optimizer)
     state = _first_state(start, optimizer, ema_decay, key)
@@ -243,6 +316,7 @@ def optimize_chunks(
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     line_search = _is_line_search_state(state.opt_state)
     _check_options(state, steps, callback_every, ema_decay, line_search)
+    _check_batch(state, batched_args)
     if steps == 0:
         yield Chunk(state, History(), converged=False, seconds=0.0, compile_seconds=0.0)
         return
@@ -311,6 +385,18 @@ def chunk_call(
     """Return what `optimize_chunks` compiles: the jitted loop, its arguments and its static ones.
 
     The state and the arguments may be shapes (``jax.ShapeDtypeStruct``): use this to plan memory.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> def loss(image, target):
+    ...     return ((image - target) ** 2).sum(), {}
+    >>> optimizer = optax.sgd(0.1)
+    >>> state = init_state(jnp.ones((4, 4, 3)), optimizer)
+    >>> jitted, arrays, static = chunk_call(loss, state, (0.5,), optimizer=optimizer)
+    >>> memory = jitted.lower(*arrays, **static).compile().memory_analysis()
+    >>> memory.argument_size_in_bytes > state.image.nbytes
+    True
     """
     arrays = (state, batched_args, args, ema_decay, 0, True)
     static = {"loss": loss, "optimizer": _with_extra_args(optimizer)}
@@ -454,6 +540,22 @@ def _check_options(
         raise InputError("an optimizer with a line search has no EMA; give ema_decay=0")
     if ema_decay and state.ema is None:
         raise InputError("the state has no EMA; give ema_decay=0, or start from its image")
+
+
+def _check_batch(state: State, batched_args: Any) -> None:
+    if batched_args is None:
+        return
+    if state.image.ndim != 4:
+        raise InputError(
+            f"the start has the shape {state.image.shape}; for batched_args give k images "
+            "(k, h, w, 3)"
+        )
+    for leaf in jax.tree.leaves(batched_args):
+        if np.shape(leaf)[:1] != state.image.shape[:1]:
+            raise InputError(
+                f"batched_args has an array of shape {np.shape(leaf)} for {len(state.image)} "
+                f"images; give it a leading axis of {len(state.image)}"
+            )
 
 
 def _is_line_search_state(opt_state: Any) -> bool:

@@ -97,6 +97,16 @@ def minimize_batch(
     Raises:
         DivergedError: a loss or a pixel of any image is not finite; ``image`` holds all images.
         InputError: as in `optimize_chunks`.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> def loss(image, color):
+    ...     return ((image - color) ** 2).mean(), {}
+    >>> colors = jnp.array([0.2, 0.4, 0.6])
+    >>> starts = jnp.zeros((3, 4, 4, 3))
+    >>> results = minimize_batch(loss, starts, colors, optimizer=optax.sgd(12.0), steps=20)
+    >>> [round(float(result.image.mean()), 2) for result in results]
+    [0.2, 0.4, 0.6]
     """
     options = {
         "optimizer": optimizer,

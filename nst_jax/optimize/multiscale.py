@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
 from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
 from nst_jax.optimize.resize import resize
 from nst_jax.optimize.types import (
@@ -29,7 +30,14 @@ __all__ = ["Level", "optimize_multiscale", "resample_state"]
 
 
 class Level(NamedTuple):
-    """The optimization problem at one size."""
+    """The optimization problem at one size.
+
+    >>> def loss(image, brightness):
+    ...     return (image.mean() - brightness) ** 2, {}
+    >>> levels = [Level((side, side), steps=2, loss=loss, args=(0.25,)) for side in (8, 16)]
+    >>> levels[1].shape
+    (16, 16)
+    """
 
     shape: tuple[int, int]
     """(h, w) of the image."""
@@ -51,6 +59,20 @@ def resample_state(
     Moments have the shape of the image. They are resampled linearly, so that those that cannot be
     negative stay so. A line search starts afresh: it remembers differences of gradients of another
     function, and resampling would change their products with the steps. The EMA starts afresh too.
+
+    Args:
+        state: of one image or of k.
+        shape: the new (h, w).
+        optimizer: the one that made the state.
+        ema_decay: the decay of the state's EMA.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> optimizer = optax.sgd(0.1, momentum=0.9)
+    >>> state = init_state(jnp.full((8, 8, 3), 0.5), optimizer)
+    >>> resample_state(state, (16, 16), optimizer).image.shape
+    (16, 16, 3)
     """
     pixels = state.image.shape[-3:]
     image = current_image(state, ema_decay)
@@ -98,7 +120,20 @@ def optimize_multiscale(
 
     Raises:
         DivergedError: as in `nst_jax.optimize.optimize_chunks`.
-        InputError: as in `nst_jax.optimize.optimize_chunks`.
+        InputError: as in `nst_jax.optimize.optimize_chunks`; or the image has another size than the
+            first level.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nst_jax.optimize import Level
+    >>> def loss(image, brightness):
+    ...     return (image.mean() - brightness) ** 2, {}
+    >>> levels = [Level((side, side), steps=2, loss=loss, args=(0.25,)) for side in (8, 16)]
+    >>> chunks = optimize_multiscale(levels, jnp.ones((8, 8, 3)), optimizer=optax.sgd(0.1))
+    >>> for chunk in chunks:
+    ...     last = chunk
+    >>> last.level, last.state.image.shape, int(last.state.step)
+    (1, (16, 16, 3), 4)
     """
     before = Chunk(cast(State, start), History(), converged=False, seconds=0.0, compile_seconds=0.0)
     index = first_level  # enumerate would hold a level while the next one is computed.
@@ -108,6 +143,11 @@ def optimize_multiscale(
             if index > first_level or start.image.shape[-3:-1] != level.shape:
                 start = resample_state(start, level.shape, optimizer, ema_decay)
             steps -= int(np.ravel(start.ema_count)[0])
+        elif np.shape(start)[-3:-1] != level.shape:
+            raise InputError(
+                f"the start has the shape {np.shape(start)} and the first level "
+                f"{level.shape}; give a start of the level's height and width"
+            )
         chunk = before
         for chunk in optimize_chunks(
             level.loss,

@@ -14,7 +14,12 @@ __all__ = ["agree", "spans_processes", "to_host"]
 
 
 def spans_processes(x: Any) -> bool:
-    """Return whether an array lies on devices of several processes."""
+    """Return whether an array lies on devices of several processes.
+
+    >>> import jax.numpy as jnp
+    >>> spans_processes(jnp.ones(2))
+    False
+    """
     return isinstance(x, jax.Array) and not x.is_fully_addressable
 
 
@@ -22,6 +27,10 @@ def agree(values: Any, x: Any) -> np.ndarray:
     """Return the values of all processes, one row each, or of this one if ``x`` is its own.
 
     If ``x`` spans several processes, all of them must call it.
+
+    >>> import jax.numpy as jnp
+    >>> agree(True, jnp.ones(2))  # of one process
+    array([ True])
     """
     values = np.asarray(values)
     if not spans_processes(x):
@@ -33,6 +42,10 @@ def to_host(x: Any) -> np.ndarray:
     """Return an array as NumPy's, gathered from the other processes if it lies there too.
 
     If the array spans several processes, all of them must call it.
+
+    >>> import jax.numpy as jnp
+    >>> to_host(jnp.ones(2))
+    array([1., 1.], dtype=float32)
     """
     if spans_processes(x) and not x.is_fully_replicated:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -48,6 +48,12 @@ def pyramid_lbfgs(
         gain: the factor of each coarser band in `synthesize`. Upsampling doubles the norm of a
             band, so 0.5 makes all bands count alike. More prefers broad changes, such as the tone
             of a sky, over fine detail.
+
+    >>> import nst_jax
+    >>> optimizer = pyramid_lbfgs(gain=0.8)  # broader changes than by default
+    >>> settings = nst_jax.Settings(optimizer=optimizer)
+    >>> nst_jax.optimize.has_line_search(settings.optimizer)
+    True
     """
     lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
     line_search = optax.scale_by_zoom_linesearch(

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
+"""An Optax transformation, with or without extra arguments."""
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
 """``loss(image, *args) -> (total, terms)``, such as `nst_jax.loss`. If the state has a random key,
@@ -36,6 +37,11 @@ class History(dict[str, np.ndarray]):
     evaluates the gradient. A line search records the total *after* each step, and the terms about
     every tenth step and at the last one; they are NaN elsewhere. Values are ``(n,)``, or ``(n, k)``
     for k images.
+
+    >>> import numpy as np
+    >>> history = History(step=np.arange(1, 4), total=np.array([4.0, 2.0, 1.0]))
+    >>> float(history["total"][-1])
+    1.0
     """
 
 
@@ -84,6 +90,7 @@ class MinimizeResult(NamedTuple):
     """What `minimize` returns."""
 
     image: Float[Array, "h w 3"]
+    """RGB in [0, 1], float32 or better."""
     history: History
     converged: bool
     """Whether it ended early because the line search found nothing better."""

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets
 from nst_jax.models.architectures import num_poolings
@@ -63,13 +64,31 @@ def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
 
     Returns:
         A mesh with the axes `IMAGES`, ``copies`` and `ROWS`; XLA chooses the shardings inside.
+
+    Raises:
+        InputError: there are no devices.
+
+    >>> import jax
+    >>> dict(make_mesh(jax.devices()[:1], height=512).shape)
+    {'images': 1, 'copies': 1, 'rows': 1}
     """
     count = len(devices)
+    if not count:
+        raise InputError("there are no devices for the mesh; give some of jax.devices()")
     images = max(n for n in _divisors(count) if batch_size % n == 0)
     rest = count // images
     rows = max(n for n in _divisors(rest) if n == 1 or height >= n * MIN_ROWS)
     grid = np.asarray(devices, object).reshape(images, rest // rows, rows)
     return Mesh(grid, (IMAGES, "copies", ROWS), axis_types=(AxisType.Auto,) * 3)
+
+
+def _axis_size(mesh: Mesh, axis: str) -> int:
+    if axis not in mesh.shape:
+        raise InputError(
+            f"the mesh has the axes {', '.join(mesh.axis_names)} and none named {axis}; make it "
+            "with nst_jax.partitioning.make_mesh"
+        )
+    return mesh.shape[axis]
 
 
 def _divisors(number: int) -> list[int]:
@@ -83,6 +102,18 @@ class ShardedVGG:
     Attributes:
         network: the network.
         mesh: has the axis `ROWS`, with axes of the type Auto.
+
+    Raises:
+        InputError: as in `nst_jax.models.VGG`; or the mesh has no axis `ROWS`.
+
+    >>> import jax
+    >>> from nst_jax import VGG, prepare_params, weights
+    >>> from nst_jax.partitioning import make_mesh
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> image = jax.random.uniform(jax.random.key(0), (16, 16, 3))
+    >>> mesh = make_mesh(jax.devices(), height=16)
+    >>> ShardedVGG(VGG(params), mesh)(image, ["relu1_1"])["relu1_1"].shape
+    (16, 16, 64)
     """
 
     network: VGG
@@ -94,7 +125,7 @@ class ShardedVGG:
         """Compute the features of one image; see `nst_jax.models.VGG`."""
         check_image(image)
         height, width, _ = image.shape
-        rows = round_up(height, MAX_STRIDE * self.mesh.shape[ROWS])
+        rows = round_up(height, MAX_STRIDE * _axis_size(self.mesh, ROWS))
         padded = jnp.pad(image, ((0, rows - height), (0, 0), (0, 0)), mode="edge")
         padded = lax.with_sharding_constraint(padded, NamedSharding(self.mesh, P(ROWS)))
         window = None if rows == height else PatchWindow(0, 0, height, width)
@@ -119,7 +150,20 @@ def sharded_loss(
         key: as in `nst_jax.loss`.
 
     Raises:
-        InputError: as in `nst_jax.loss`.
+        InputError: as in `nst_jax.loss`; or the mesh has no axis `ROWS`.
+
+    >>> import jax
+    >>> from nst_jax import LossWeights, make_targets, prepare_params, weights
+    >>> from nst_jax.partitioning import make_mesh, shard_image
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> image, style = jax.random.uniform(jax.random.key(0), (2, 32, 16, 3))
+    >>> targets = make_targets(params, styles=[style], style_layers=["relu1_1"])
+    >>> mesh = make_mesh(jax.devices(), height=32)
+    >>> loss_weights = LossWeights(style_layers={"relu1_1": 1.0})
+    >>> jitted = jax.jit(sharded_loss, static_argnames="mesh")
+    >>> total, _ = jitted(shard_image(image, mesh), params, targets, loss_weights, mesh=mesh)
+    >>> total.shape
+    ()
     """
     objective.check_targets(image, targets, loss_weights)
     network = ShardedVGG(VGG(params, pooling=targets.pooling, padding=targets.padding), mesh)
@@ -131,17 +175,46 @@ def sharded_loss(
 @cache
 def sharded_loss_fn(mesh: Mesh) -> Callable[..., Any]:
     """Return `sharded_loss` with its mesh; the same object for the same mesh, so that the
-    optimization compiles it once."""
+    optimization compiles it once.
+
+    >>> import jax
+    >>> from nst_jax.partitioning import make_mesh
+    >>> mesh = make_mesh(jax.devices(), height=512)
+    >>> sharded_loss_fn(mesh) is sharded_loss_fn(mesh)
+    True
+    """
     return partial(sharded_loss, mesh=mesh)
 
 
 def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]:
-    """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or copies."""
+    """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or copies.
+
+    Raises:
+        InputError: the mesh has no axis `ROWS`.
+
+    >>> import jax
+    >>> from nst_jax.partitioning import make_mesh
+    >>> mesh = make_mesh(jax.devices()[:1], height=512)
+    >>> shard_image(jax.numpy.ones((512, 16, 3)), mesh).sharding.spec[0]
+    'rows'
+    """
     return _put(image, _sharding(mesh, np.shape(image)))
 
 
 def shard_state(state: State, mesh: Mesh) -> State:
-    """Put the state of an optimization on the devices of a mesh, as `state_shardings` says."""
+    """Put the state of an optimization on the devices of a mesh, as `state_shardings` says.
+
+    Raises:
+        InputError: as in `state_shardings`.
+
+    >>> import jax
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> from nst_jax.partitioning import make_mesh
+    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optax.adam(0.02))
+    >>> shard_state(state, make_mesh(jax.devices()[:1], height=512)).image.sharding.spec[0]
+    'rows'
+    """
     return jax.tree.map(_put, state, state_shardings(state, mesh))
 
 
@@ -150,28 +223,57 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
     Everything as large as the image, as Adam's moments and L-BFGS' memory, is divided as the image
     is; counters and scalars are copied. The arrays may be shapes (``jax.ShapeDtypeStruct``).
+
+    Raises:
+        InputError: the mesh has no axis `ROWS`, or no axis `IMAGES` for a batch.
+
+    >>> import jax
+    >>> import optax
+    >>> from nst_jax.optimize import init_state
+    >>> from nst_jax.partitioning import make_mesh
+    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optax.adam(0.02))
+    >>> state_shardings(state, make_mesh(jax.devices()[:1], height=512)).image.spec[0]
+    'rows'
     """
     batched = len(np.shape(state.image)) == 4
     return jax.tree.map(lambda leaf: _sharding(mesh, np.shape(leaf), batched=batched), state)
 
 
 def shard_batch(tree: Any, mesh: Mesh) -> Any:
-    """Divide the first axis of all arrays of a pytree over `IMAGES`."""
+    """Divide the first axis of all arrays of a pytree over `IMAGES`.
+
+    Raises:
+        InputError: the mesh has no axis `IMAGES`.
+
+    >>> import jax
+    >>> from nst_jax.partitioning import make_mesh
+    >>> mesh = make_mesh(jax.devices()[:1], height=16, batch_size=2)
+    >>> shard_batch({"styles": jax.numpy.ones((2, 4, 4))}, mesh)["styles"].sharding.spec[0]
+    'images'
+    """
     return jax.tree.map(lambda x: _put(x, _sharding(mesh, x.shape[:1], batched=True)), tree)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copy the arrays of a pytree to all devices of a mesh."""
+    """Copy the arrays of a pytree to all devices of a mesh.
+
+    >>> import jax
+    >>> from nst_jax.partitioning import make_mesh
+    >>> mesh = make_mesh(jax.devices(), height=512)
+    >>> replicate({"gram": jax.numpy.eye(4)}, mesh)["gram"].sharding.is_fully_replicated
+    True
+    """
     return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, P())), tree)
 
 
 def _sharding(mesh: Mesh, shape: tuple[int, ...], *, batched: bool = False) -> NamedSharding:
     """Return how an array of this shape is divided; JAX divides its axes into equal parts only."""
     spec: list[str | None] = [None] * len(shape)
-    if batched and shape and shape[0] % mesh.shape[IMAGES] == 0:
+    if batched and shape and shape[0] % _axis_size(mesh, IMAGES) == 0:
         spec[0] = IMAGES
     if len(shape) >= 3 + batched:
-        axis = next((i for i in (-3, -2) if shape[i] % mesh.shape[ROWS] == 0), None)
+        rows = _axis_size(mesh, ROWS)
+        axis = next((i for i in (-3, -2) if shape[i] % rows == 0), None)
         if axis is not None:
             spec[axis] = ROWS
     return NamedSharding(mesh, P(*spec))

@@ -66,6 +66,16 @@ def tiled_loss(
     Raises:
         InputError: as in `nst_jax.loss`; the tile is no multiple of 16; or the style statistic is
             not additive.
+
+    >>> import jax
+    >>> from nst_jax import LossWeights, loss, make_targets, prepare_params, weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> image, style = jax.random.uniform(jax.random.key(0), (2, 32, 16, 3))
+    >>> targets = make_targets(params, styles=[style], style_layers=["relu1_1"])
+    >>> args = (image, params, targets, LossWeights(style_layers={"relu1_1": 1.0}))
+    >>> in_tiles, _ = jax.jit(tiled_loss, static_argnames="tile")(*args, tile=16)
+    >>> bool(jax.numpy.isclose(in_tiles, loss(*args)[0], rtol=1e-4))
+    True
     """
     check_image(image)
     objective.check_targets(image, targets, loss_weights)
@@ -99,14 +109,30 @@ def tiled_loss(
 @cache
 def tiled_loss_fn(tile: int) -> Callable[..., Any]:
     """Return `tiled_loss` with its tile size; the same object for the same size, so that the
-    optimization compiles it once."""
+    optimization compiles it once.
+
+    >>> tiled_loss_fn(512) is tiled_loss_fn(512)
+    True
+    """
     return partial(tiled_loss, tile=tile)
 
 
 def tiled_features(
     network: VGG, image: Float[Array, "h w 3"], layers: Sequence[str], *, tile: int
 ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-    """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`."""
+    """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`.
+
+    Raises:
+        InputError: as in `nst_jax.models.VGG`; or the tile is no multiple of 16.
+
+    >>> import jax
+    >>> from nst_jax import VGG, prepare_params, weights
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> image = jax.random.uniform(jax.random.key(0), (32, 16, 3))
+    >>> features = jax.jit(lambda x: tiled_features(VGG(params), x, ["relu1_1"], tile=16))(image)
+    >>> features["relu1_1"].shape
+    (32, 16, 64)
+    """
     tiling = _make_tiling(image, network, layers, tile)
     padded = tiling.pad_image(image)
 
@@ -144,7 +170,15 @@ def tiled_style_targets(
     """`nst_jax.losses.objective.style_targets` tile by tile; ``tile`` as in `tiled_loss`.
 
     Raises:
-        InputError: the style statistic is not additive.
+        InputError: as in `tiled_features`; or the style statistic is not additive.
+
+    >>> import jax
+    >>> from nst_jax import VGG, prepare_params, weights
+    >>> from nst_jax.losses import Gram
+    >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
+    >>> style = jax.random.uniform(jax.random.key(0), (32, 16, 3))
+    >>> tiled_style_targets(VGG(params), style, ["relu1_1"], Gram(), tile=16)["relu1_1"].shape
+    (64, 64)
     """
     _check_additive(statistic)
     tiling = _make_tiling(style, network, layers, tile)

@@ -68,10 +68,17 @@ def stylize(
         InputError: an image, a setting or a checkpoint that the job cannot use.
         DivergedError: the loss is not finite; ``results`` holds the last finite image.
 
-    For example::
+    For example, with files, ``stylize("cat.jpg", "swirls.jpg", size=512).save("out.png")``. With
+    arrays, and layers, steps and a size that take a second:
 
-        result = nst_jax.stylize("cat.jpg", "swirls.jpg", size=512)
-        result.save("cat-swirls.png")
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, painting = np.random.default_rng(0).random((2, 16, 16, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> result = stylize(photo, painting, quick, content_weight=0.1)
+    >>> result, result.image.dtype, result.history["total"].shape
+    (Result(16x16, 2 steps), dtype('float32'), (2,))
     """
     job = prepare_job(content, style, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
@@ -99,6 +106,12 @@ def reconstruct_content(
     Raises:
         InputError: as in `stylize`.
         DivergedError: as in `stylize`.
+
+    >>> import numpy as np
+    >>> photo = np.random.default_rng(0).random((16, 16, 3))
+    >>> options = {"size": 16, "steps": 2, "optimizer": "adam", "model": "vgg16"}
+    >>> reconstruct_content(photo, content_layers={"relu1_1": 1}, **options)
+    Result(16x16, 2 steps)
     """
     job = content_job(content, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
@@ -126,6 +139,12 @@ def synthesize_texture(
     Raises:
         InputError: as in `stylize`.
         DivergedError: as in `stylize`.
+
+    >>> import numpy as np
+    >>> painting = np.random.default_rng(0).random((16, 24, 3))
+    >>> options = {"size": 16, "steps": 2, "optimizer": "adam", "model": "vgg16"}
+    >>> synthesize_texture(painting, style_layers={"relu1_1": 1}, **options)
+    Result(16x16, 2 steps)
     """
     job = texture_job(style, override(settings, overrides))
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
@@ -164,10 +183,15 @@ def stylize_many(
         InputError: as in `stylize`; or the batch size is out of range or meets a line search.
         DivergedError: as in `stylize`.
 
-    For example::
-
-        for name, result in zip(names, nst_jax.stylize_many("cat.jpg", names), strict=True):
-            result.save(f"cat-{name}")
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, *paintings = np.random.default_rng(0).random((3, 16, 16, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> for result in stylize_many(photo, paintings, quick):
+    ...     print(result)  # result.save(path)
+    Result(16x16, 2 steps)
+    Result(16x16, 2 steps)
     """
     job = many_styles_job(content, styles, override(settings, overrides))
     yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)
@@ -200,6 +224,15 @@ def interpolate_styles(
     Raises:
         InputError: as in `stylize_many`; or there are fewer than two styles or images.
         DivergedError: as in `stylize`.
+
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, *paintings = np.random.default_rng(0).random((3, 16, 16, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> strip = interpolate_styles(photo, paintings, quick, num_images=3)
+    >>> [result.metadata.get("style_weights") for result in strip]
+    [None, [0.5, 0.5], None]
     """
     job = interpolation_job(content, styles, override(settings, overrides), num_images=num_images)
     yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)

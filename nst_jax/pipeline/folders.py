@@ -34,14 +34,22 @@ class BatchItem(NamedTuple):
     """Whether the image was there before."""
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
+def list_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the files themselves, and the images in the folders, by name.
 
     Raises:
-        InputError: a path does not exist, or a folder has no images.
+        InputError: a path does not exist, a folder has no images, or ``paths`` is no list.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.jpg", "notes.txt"):
+    ...         (Path(folder) / name).touch()
+    ...     [path.name for path in list_images([Path(folder)])]
+    ['a.jpg', 'b.png']
     """
     files: list[Path] = []
-    for path in paths:
+    for path in _as_paths(paths):
         if not path.exists():
             raise InputError(f"{str(path)!r} does not exist; give images or folders of them")
         if not path.is_dir():
@@ -54,10 +62,22 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def _as_paths(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    if isinstance(paths, str | os.PathLike):
+        raise InputError(f"{os.fspath(paths)!r} is one path; give a list, such as [path]")
+    return [Path(path) for path in paths]
+
+
 def plan_items(
     contents: Sequence[Path], styles: Sequence[Path], folder: Path, suffix: str
 ) -> list[BatchItem]:
-    """Return an item for each content and style: ``folder/CONTENT-STYLE.png``."""
+    """Return an item for each content and style: ``folder/CONTENT-STYLE.png``.
+
+    >>> from pathlib import Path
+    >>> (item,) = plan_items([Path("cat.jpg")], [Path("ink.jpg")], Path("out"), ".png")
+    >>> item.out.name
+    'cat-ink.png'
+    """
     return [
         BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
         for content in contents
@@ -68,15 +88,20 @@ def plan_items(
 def take_share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
     """Return the share with this index of ``count`` nearly equal ones, in order.
 
+    Raises:
+        InputError: the index is not from 0 to below ``count``.
+
     >>> [take_share("abcde", i, 3) for i in range(3)]
     ['a', 'bc', 'de']
     """
+    if not 0 <= index < count:
+        raise InputError(f"the share {index} of {count} does not exist; count from 0")
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
 def stylize_folder(
-    contents: Sequence[Path],
-    styles: Sequence[Path],
+    contents: Sequence[str | os.PathLike[str]],
+    styles: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
@@ -109,11 +134,26 @@ def stylize_folder(
         `BatchItem`: one for each content and style, when it is decided what becomes of it.
 
     Raises:
-        InputError: two items would be one file, or the folder or format cannot be written.
+        InputError: two items would be one file, the folder or format cannot be written, or there is
+            no such share.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [Path(folder) / name for name in ("cat.png", "ink.png")]
+    ...     for path in paths:
+    ...         nst_jax.images.write(path, np.random.default_rng(0).random((16, 16, 3)))
+    ...     for item in stylize_folder(paths[:1], paths[1:], f"{folder}/out", quick):
+    ...         print(item.out.name, item.error)
+    cat-ink.png None
     """
     folder = Path(folder)
     settings = override(settings, overrides)
-    items = plan_items(contents, styles, folder, suffix)
+    items = plan_items(_as_paths(contents), _as_paths(styles), folder, suffix)
     _check_items(items, folder)
     items = take_share(items, *shard)
     checkpoint = folder / CHECKPOINT_NAME

@@ -126,6 +126,15 @@ def prepare_job(
 
     Raises:
         InputError: a file or a setting that the job cannot use.
+
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, painting = np.random.default_rng(0).random((2, 48, 64, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> settings = nst_jax.Settings(size=32, min_size=16, model="vgg16", **layers)
+    >>> job = prepare_job(photo, painting, settings)
+    >>> [level.shape for level in job.levels], job.num_steps
+    ([(17, 23), (24, 32)], 300)
     """
     start_time = time.perf_counter()
     settings = settings or Settings()

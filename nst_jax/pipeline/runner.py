@@ -163,6 +163,16 @@ def run(
             range; a line search meets a batch size above 1.
         MemoryLimitError: a level does not fit into the memory even in small tiles.
         DivergedError: the loss is not finite; ``results`` holds the last finite images.
+
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, painting = np.random.default_rng(0).random((2, 16, 16, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
+    >>> for progress in run(nst_jax.prepare_job(photo, painting, quick)):
+    ...     last = progress.image  # a preview; break to stop
+    >>> progress.done, progress.step, last.shape
+    (True, 2, (16, 16, 3))
     """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give a whole number from 1 up")

@@ -23,6 +23,19 @@ class StyleStatistic(Protocol):
     A statistic that draws random numbers has the class attribute ``stochastic = True``. Its
     `distance` then takes a third argument, a key from `jax.random.key` that differs from step to
     step.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class ChannelMeans:
+    ...     additive = True
+    ...
+    ...     def measure(self, features, mask=None):
+    ...         return (features if mask is None else features * mask[..., None]).sum((0, 1))
+    ...
+    ...     def distance(self, measured, target):
+    ...         return ((measured - target) ** 2).sum()
+    >>> isinstance(ChannelMeans(), StyleStatistic)
+    True
     """
 
     additive: ClassVar[bool]

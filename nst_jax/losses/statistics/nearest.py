@@ -23,6 +23,13 @@ class NearestNeighbor(SampledStatistic):
 
     Attributes:
         num_positions: how many positions of each image an evaluation draws, at most.
+
+    >>> import jax
+    >>> statistic = NearestNeighbor(num_positions=32)
+    >>> image, style = jax.random.uniform(jax.random.key(0), (2, 8, 8, 4))
+    >>> measured, target = statistic.measure(image), statistic.measure(style)
+    >>> bool(jax.jit(statistic.distance)(measured, target, jax.random.key(1)) > 0)
+    True
     """
 
     num_positions: int = 4096
@@ -44,6 +51,12 @@ def nearest_neighbor_loss(
     After Kolkin et al., "Neural Neighbor Style Transfer" (2022), section 3.3. The search runs in
     blocks of positions, so that no matrix of all pairs is stored. The gradient takes the neighbors
     as constants, which is exact where the nearest is unique.
+
+    >>> import jax
+    >>> style = jax.random.uniform(jax.random.key(0), (16, 4))
+    >>> copies = style[2:5]
+    >>> abs(round(float(jax.jit(nearest_neighbor_loss)(copies, style)), 5))
+    0.0
     """
     mean = at_least_float32(style).mean(0)
     centered, neighbors = (_unit_vectors(at_least_float32(x) - mean) for x in (features, style))

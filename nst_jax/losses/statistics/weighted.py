@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization, StyleLossName
+from nst_jax.errors import InputError
 from nst_jax.losses.statistics.base import StyleStatistic
 from nst_jax.losses.statistics.gram import Gram
 from nst_jax.losses.statistics.moments import Moments
@@ -27,6 +28,11 @@ class WeightedSum:
 
     Attributes:
         parts: pairs of a statistic and its weight.
+
+    >>> from nst_jax.losses.statistics import Gram, SlicedWasserstein
+    >>> both = WeightedSum(((Gram(), 1.0), (SlicedWasserstein(), 0.5)))
+    >>> both.additive, both.stochastic
+    (False, True)
     """
 
     parts: tuple[tuple[StyleStatistic, float], ...]
@@ -71,7 +77,12 @@ class WeightedSum:
 
 
 def is_stochastic(statistic: StyleStatistic) -> bool:
-    """Return whether the distance of a statistic takes a random key."""
+    """Return whether the distance of a statistic takes a random key.
+
+    >>> from nst_jax.losses.statistics import Gram, SlicedWasserstein
+    >>> is_stochastic(Gram()), is_stochastic(SlicedWasserstein())
+    (False, True)
+    """
     return getattr(statistic, "stochastic", False)
 
 
@@ -82,11 +93,26 @@ def make_statistic(
     """Return a statistic by its name, or the weighted sum of several; a statistic stays as it is.
 
     ``normalization`` is that of Gram matrices; the others are always relative.
+
+    Raises:
+        InputError: there is no statistic of that name, or no name at all.
+
+    >>> make_statistic("gram")
+    Gram(normalization='target_energy')
+    >>> make_statistic({"gram": 1.0, "moments": 0.5}).additive
+    True
     """
     if isinstance(style_loss, Mapping):
+        if not style_loss:
+            raise InputError("style_loss is empty; name at least one, with its weight")
         parts = ((make_statistic(name, normalization), style_loss[name]) for name in style_loss)
         return cast(StyleStatistic, WeightedSum(tuple(parts)))  # Its additivity is a property.
     if style_loss == "gram":
         return Gram(normalization)
     by_name = {"moments": Moments, "sliced": SlicedWasserstein, "nearest": NearestNeighbor}
-    return by_name[style_loss]() if isinstance(style_loss, str) else style_loss
+    if not isinstance(style_loss, str):
+        return style_loss
+    if style_loss not in by_name:
+        choices = ", ".join(get_args(StyleLossName))
+        raise InputError(f"style_loss is {style_loss!r}; choose one of {choices}")
+    return by_name[style_loss]()

@@ -20,12 +20,21 @@ READ_TIMEOUT: Final = 60.0  # seconds without any data
 
 
 def cache_dir() -> Path:
-    """Return the folder ``NST_JAX_CACHE``, or the user's cache folder. It need not exist."""
+    """Return the folder ``NST_JAX_CACHE``, or the user's cache folder. It need not exist.
+
+    >>> from nst_jax.models.weights import vgg19_cache_path
+    >>> cache_dir() == vgg19_cache_path().parent
+    True
+    """
     return Path(os.environ.get("NST_JAX_CACHE") or user_cache_path("nst_jax", appauthor=False))
 
 
 def vgg19_cache_path() -> Path:
-    """Return the path where `download` puts the converted VGG19. It need not exist."""
+    """Return the path where `download` puts the converted VGG19. It need not exist.
+
+    >>> vgg19_cache_path().name
+    'vgg19.safetensors'
+    """
     return cache_dir() / "vgg19.safetensors"
 
 

@@ -29,7 +29,8 @@ class Weights:
     """Checked network parameters and their provenance.
 
     Attributes:
-        params: float32 arrays in the form that `nst_jax.models.weights.validation` defines.
+        params: float32 NumPy arrays by layer: ``kernel`` (3, 3, in, out) and ``bias`` (out,); and
+            the ``mean`` and ``std`` (3,) of the RGB input in ``params["input"]``.
         model: ``"vgg16"`` or ``"vgg19"``.
         path: the file that was read.
         sha256: hash of that file.
@@ -84,12 +85,26 @@ def load(path: Path | str, *, preprocessing: Preprocessing | None = None) -> Wei
     Raises:
         InputError: the file is missing, damaged, or not VGG16 or VGG19; its preprocessing is not
             known or contradicts ``preprocessing``; or it is the bundled file and has been changed.
+
+    >>> from nst_jax import weights
+    >>> loaded = load(weights.bundled_path())
+    >>> loaded.model, loaded.params["conv1_1"]["kernel"].shape
+    ('vgg16', (3, 3, 3, 64))
     """
     return verify(path, preprocessing=preprocessing).weights
 
 
 def verify(path: Path | str, *, preprocessing: Preprocessing | None = None) -> VerifyReport:
-    """Check a weight file in the same way as `load`, and report what it contains."""
+    """Check a weight file in the same way as `load`, and report what it contains.
+
+    Raises:
+        InputError: as in `load`.
+
+    >>> from nst_jax import weights
+    >>> report = verify(weights.bundled_path())
+    >>> report.dtype, report.preprocessing, report.hash_verified
+    ('float16', 'torchvision', True)
+    """
     path = Path(path)
     weight_file = read(path)
     sha256 = file_hash(path)
@@ -124,6 +139,12 @@ def from_params(params: Params) -> Weights:
 
     Raises:
         InputError: as `load`.
+
+    >>> from nst_jax import weights
+    >>> loaded = weights.load_pretrained("vgg16")
+    >>> changed = dict(loaded.params, conv1_1={**loaded.params["conv1_1"], "bias": [0.0] * 64})
+    >>> from_params(changed).model
+    'vgg16'
     """
     path = Path("<params>")
     layers = {n: {k: np.asarray(x) for k, x in parts.items()} for n, parts in params.items()}
@@ -162,9 +183,20 @@ def save(
 
     Raises:
         InputError: the parameters are not VGG16 or VGG19, exceed the range of float16, or the file
-            cannot be written.
+            cannot be written; or another dtype.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from nst_jax import weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.safetensors"
+    ...     save(path, weights.load_pretrained("vgg16"), source="my own", dtype="float16")
+    ...     weights.load(path).source
+    'my own'
     """
     path = Path(path)
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
     if isinstance(weights, Weights):
         params: Params = weights.params
         source, license = source or weights.source, license or weights.license

@@ -18,7 +18,11 @@ _failed_downloads: dict[tuple[str, Path], str] = {}
 
 
 def bundled_path() -> Path:
-    """Return the path of the bundled VGG16. Raise `InputError` if it is missing."""
+    """Return the path of the bundled VGG16. Raise `InputError` if it is missing.
+
+    >>> bundled_path().name
+    'vgg16.safetensors'
+    """
     if (path := find_bundled()) is None:
         raise InputError("the bundled weights/vgg16.safetensors is missing; reinstall nst-jax")
     return path
@@ -46,6 +50,12 @@ def load_pretrained(
     Raises:
         InputError: as in `nst_jax.models.weights.load`; or the file contains another model; or
             ``model`` is ``vgg19`` and it cannot be downloaded.
+
+    >>> loaded = load_pretrained("vgg16")
+    >>> loaded.model, loaded.license
+    ('vgg16', 'BSD-3-Clause, torchvision')
+    >>> from nst_jax import prepare_params
+    >>> params = prepare_params(loaded.params, "float32", layers=["relu1_1"])
     """
     if model not in ("auto", *get_args(ModelName)):
         raise InputError(f"model is {model!r}; choose auto, vgg19 or vgg16")
