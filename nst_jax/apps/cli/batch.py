@@ -199,11 +199,13 @@ def interpolate(
                 write_strip(out, panels)  # The checkpoint is removed only when the iteration ends.
             elif stop_requested():
                 break
+        if 0 < done < num_images:  # Inside, so that a second signal leaves no half file.
+            progresses.close()
+            write_strip(out, panels[:done])
     if done == 0:
         click.echo("stopped before the first image was finished", err=True)
         click.get_current_context().exit(130)
     if done < num_images:
-        write_strip(out, panels[:done])
         click.echo(
             f"{out}: stopped after {done} of {num_images} images; the same command with --resume "
             "continues",

@@ -103,9 +103,11 @@ def run_command(
             if jax.process_count() > 1 and not isinstance(error, InputError):
                 exit_without_the_others(error)
             raise
-    assert result is not None  # The last progress is done.
+        assert result is not None  # The last progress is done.
+        if result.metadata["stopped"]:  # Inside, so that a second signal leaves no half file.
+            progresses.close()
+            write_result(result, out, loss_plot)
     if result.metadata["stopped"]:
-        write_result(result, out, loss_plot)
         if is_first:
             report_stop(out, result)
         click.get_current_context().exit(130)
