@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from apps.helpers import make
 
 from nst_jax import images
+from nst_jax.apps import plots
+from nst_jax.apps.cli import run
 from nst_jax.images import io
 from nst_jax.optimize import loop, multiscale
 from nst_jax.pipeline import checkpoint as checkpoints
@@ -54,7 +56,7 @@ def fail_with(number):
 
 
 def half_written(function, fault, number=1):
-    """Return a function that writes files: the ``number``-th is cut in half, then comes the fault."""
+    """Return a function that cuts the ``number``-th file that it writes in half, and faults."""
 
     def write(data, path, *args):
         function(data, path, *args)
@@ -95,6 +97,31 @@ def _patch(module, name, number=1):
         patch.setattr(module, name, nth_call(getattr(module, name), number, fault))
 
     return install
+
+
+def fail_writing(patch, target, number):
+    """Let the system refuse the files of one kind, after half of their bytes are written."""
+    fail = fail_with(number)
+    if target == "checkpoint":
+
+        def save_file(arrays, path, metadata):
+            half_written(real_save, fail)(arrays, path, metadata)
+
+        real_save = checkpoints.save_file
+        patch.setattr(checkpoints, "save_file", save_file)
+        return
+    if target == "log":
+        patch.setattr(run.MetricsWriter, "append", fail)
+        return
+
+    def write(path, data):
+        is_target = Path(path).name.startswith({"output": "out.png", "preview": "out-"}[target])
+        with _fault_before_rename(fail) if is_target else nullcontext():
+            return write_atomically(path, data)
+
+    module = plots if target == "plot" else io
+    write_atomically = module.write_atomically
+    patch.setattr(module, "write_atomically", fail if target == "plot" else write)
 
 
 POINTS = {

@@ -125,7 +125,7 @@ def batch(
         click.echo(f"error: {failure} ({count} of the images)", err=True)
     click.echo(f"{out}: {made} images made, {skipped} skipped, {failures.total()} failed")
     if own_share.size > 1:
-        existing = sum(item.out.exists() for item in items)
+        existing = sum(item.out.is_file() for item in items)
         click.echo(
             f"{out}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
             f"{len(items)} images in the folder"
