@@ -98,6 +98,49 @@ def send_after(patch):
     return action
 
 
+def test_a_log_keeps_whole_lines_when_the_disk_takes_a_part_of_a_write():
+    """A disk that is nearly full takes a part without an error."""
+    line_bytes = len(json.dumps({"step": 1, "total": 1.0, "seconds": 0.0})) + 1
+    writer = MetricsWriter(Path("log.jsonl"), resume=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for step in (1, 2, 3):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            if step == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (line_bytes + 9, hard))
+            writer.write(progress_at(step))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        writer.close()
+    lines = Path("log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]
+
+
+def progress_at(step):
+    class AtStep:
+        metrics = {"step": np.array([step]), "total": np.array([1.0])}  # noqa: RUF012
+        seconds = 0.0
+
+    return AtStep
+
+
+@pytest.mark.parametrize("write", ["write_atomically", "MetricsWriter.append"])
+def test_a_resumed_job_that_cannot_write_keeps_its_earlier_log(write, whole, monkeypatch):
+    job = (*STYLIZE, "--log", "log.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "MAX_CHUNK", 1)
+        follow(patch, (0, 4))
+        assert call(*job, "-o", OUT).exit_code == 130
+    earlier = Path("log.jsonl").read_bytes()
+    assert earlier.count(b"\n") == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nst_jax.apps.cli.run.{write}", fail_with(errno.ENOSPC))
+        result = call(*job, "--resume", "-o", OUT)
+    assert (result.exit_code, len(notes(result))) == (0, 1)
+    assert Path("log.jsonl").read_bytes() == earlier
+    np.testing.assert_array_equal(images.read(OUT).pixels, whole)
+
+
 def during(patch, action, step=4):
     """Do something to the folder when the job reaches a step."""
     patch.setattr(loop, "MAX_CHUNK", 1)

@@ -20,6 +20,7 @@ from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
 from nst_jax.errors import DivergedError, InputError
+from nst_jax.files import write_atomically
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
@@ -299,13 +300,26 @@ class MetricsWriter:
         try:
             if self.file is None:
                 earlier = self.earlier_lines(rows[0]["step"])
+                if earlier:  # In one go, so that a full disk costs none of them.
+                    write_atomically(self.path, earlier)
                 # Unbuffered, so that closing it writes nothing that could fail.
-                self.file = self.path.open("wb", buffering=0)
-                self.file.write(earlier)
-            self.file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+                self.file = self.path.open("ab" if earlier else "wb", buffering=0)
+            self.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         except OSError as error:
             log.warning("log %r ends here: %s", str(self.path), error.strerror)
             self.path = None
+
+    def append(self, data: bytes) -> None:
+        """Write all bytes or, as far as the file allows, none. A full disk takes some of them."""
+        assert self.file is not None
+        start = self.file.tell() if self.file.seekable() else None
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError:
+            if start is not None:
+                self.file.truncate(start)
+            raise
 
     def earlier_lines(self, step: float) -> bytes:
         """Return what an interrupted run wrote up to the checkpoint that this run resumes."""
