@@ -36,7 +36,7 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, is_out_of_memory
 from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
@@ -59,7 +59,7 @@ class ErrorReportingGroup(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT)
         except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            if not is_out_of_memory(error):
                 raise
             click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
             ctx.exit(EXIT_BAD_INPUT)
