@@ -113,6 +113,14 @@ def test_a_level_that_does_not_fit_leaves_the_last_state(module, name, fault, wh
     check_continues(whole)
 
 
+def test_a_job_that_ran_out_of_memory_resumes_with_a_memory_limit(whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "MAX_CHUNK", 1)
+        exhaust(patch, 4)
+        assert call(*STYLIZE, "-o", OUT).exit_code == 2
+    check_continues(whole, *STYLIZE, "--memory-limit", "4GB")
+
+
 def refuse(why):
     raise MemoryLimitError(f"32x24 pixels, {why}; choose a smaller size")
 
