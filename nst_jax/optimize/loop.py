@@ -291,7 +291,8 @@ def optimize_chunks(
         state = state._replace(step=counters[0], ema_count=counters[1])
         records = jax.tree.map(to_host, records)
         metrics, finite = _metrics_of(records, done, num_steps, with_terms)
-        if not (finite and bool(jnp.isfinite(state.image).all())):
+        pixels = [state.image] if state.ema is None else [state.image, state.ema]
+        if not (finite and all(bool(jnp.isfinite(each).all()) for each in pixels)):
             raise DivergedError(
                 f"the loss stopped being finite between steps {done} and {done + num_steps}; "
                 "try a smaller learning rate or smaller weights",
