@@ -127,6 +127,12 @@ def test_raw_sums_beyond_float32_end_with_the_photo():
     assert left_files() == {OUT.name}
 
 
+def test_a_learning_rate_beyond_float32_is_refused():
+    ended = call(*STYLIZE, "--learning-rate", "1e39", "-o", OUT)
+    assert (ended.exit_code, left_files()) == (2, set())
+    assert "give a finite number above 0, up to 1e+30" in one_error_line(ended)
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("rate", ["1e3", "1e30"])
 def test_a_huge_learning_rate_saturates_pixels_and_ends(rate):
