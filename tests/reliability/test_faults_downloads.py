@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from apps.helpers import call
@@ -10,6 +12,7 @@ from reliability.bad_server import Handler, download_module
 from reliability.faults import fail_with, one_error_line
 
 from nst_jax.errors import InputError
+from nst_jax.files import file_hash
 from nst_jax.models import weights
 from nst_jax.models.weights import load
 
@@ -122,3 +125,19 @@ def test_a_cache_that_cannot_be_written_is_named(name, number, server, weight_ca
     assert "\n" not in message
     assert not weight_cache.exists() or list(weight_cache.iterdir()) == []
     assert weights.download(url=f"{server.url}/good", md5=server.md5).is_file()
+
+
+def test_two_processes_that_download_at_once_leave_one_whole_file(server, weight_cache):
+    code = (
+        "from nst_jax.files import file_hash; from nst_jax.models import weights;"
+        f"print(file_hash(weights.download(url={server.url + '/both'!r}, md5={server.md5!r})))"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    hashes = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    (path,) = weight_cache.iterdir()
+    assert hashes == {file_hash(path)}
+    assert load(path).model == "vgg19"
