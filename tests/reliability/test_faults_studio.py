@@ -123,6 +123,49 @@ def test_a_job_that_fails_has_one_line_and_the_next_one_runs(place, failure, dev
     assert (following.error, following.update.step) == ("", 8)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=lambda n: errno.errorcode[n])
+def test_an_image_that_cannot_be_written_is_said_on_the_page(number, events, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("nst_jax.images.io.write_atomically", fail_with(number))
+        message = last_message(start(events))
+    assert f"output &#x27;image-1.png&#x27;: cannot be written ({os.strerror(number)})" in message
+    assert str(events.sessions.root) not in message
+    session = events.sessions["tab"]
+    assert (session.runs, session.entries) == ([], [])
+    assert [update for update in start(events)][-1]["history"]
+
+
+def test_a_folder_of_a_tab_that_was_removed_is_said_on_the_page(events):
+    shutil.rmtree(events.sessions["tab"].folder)
+    message = last_message(start(events))
+    assert "there is no folder" in message
+    assert str(events.sessions.root) not in message
+
+
+def test_a_mask_that_cannot_be_written_is_said_on_the_page(events, monkeypatch):
+    layer = np.zeros((24, 32, 4), np.uint8)
+    layer[:, :16] = (*PIL.ImageColor.getrgb(MASK_COLORS[0]), 255)
+    events.sessions["tab"].layers = [layer]
+    monkeypatch.setattr("PIL.Image.Image.save", fail_with(errno.ENOSPC))
+    message = last_message(start(events))
+    assert "the mask cannot be written (No space left on device)" in message
+
+
+def test_a_browser_that_goes_away_stops_its_job_and_the_tab_can_go_on(events, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK", 1)
+    updates = start(events, steps="100000,100000")
+    while "step " not in str(next(updates).get("live")):
+        pass
+    session = events.sessions["tab"]
+    (abandoned,) = session.runs
+    updates.close()
+    assert (abandoned.stopping, session.runs) == (True, [])
+    later = list(start(events))
+    assert any("step " in str(update.get("live")) for update in later)
+    assert [entry.path.name for entry in session.entries] == ["image-1.png"]
+    assert later[-1]["stop"].interactive is False
+
+
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     folder = tmp_path / "tmp"
