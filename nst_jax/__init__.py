@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nst_jax import images, losses, models, optimize, partitioning, pipeline
-    from nst_jax.errors import DivergedError, InputError, MemoryLimitError, OutOfMemoryError
+    from nst_jax.errors import DivergedError, InputError, MemoryLimitError
     from nst_jax.losses import LossWeights, Targets, loss, make_targets
     from nst_jax.models import VGG, prepare_params, weights
     from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
@@ -50,7 +50,6 @@ __all__ = [
     "LossWeights",
     "MemoryLimitError",
     "MinimizeResult",
-    "OutOfMemoryError",
     "Progress",
     "Result",
     "Settings",
@@ -80,7 +79,7 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "errors": ("DivergedError", "InputError", "MemoryLimitError", "OutOfMemoryError"),
+    "errors": ("DivergedError", "InputError", "MemoryLimitError"),
     "losses": ("LossWeights", "Targets", "loss", "make_targets"),
     "models": ("VGG", "prepare_params"),
     "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),

@@ -16,9 +16,9 @@ from reliability.faults import (
     save_often,
 )
 
-from nst_jax import OutOfMemoryError, images, prepare_job
+from nst_jax import images, prepare_job
 from nst_jax.apps.studio.device import Device, Run
-from nst_jax.errors import MemoryLimitError
+from nst_jax.errors import MemoryLimitError, OutOfMemoryError
 from nst_jax.optimize import loop
 from nst_jax.pipeline import planning, result, runner, stylize_many, targets
 from nst_jax.settings import Settings

@@ -101,9 +101,9 @@ def _transfer(url: str, file: Path, progress: bool) -> str | None:
     transfer = pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 16, timeout=timeout)
     try:
         transfer(url, str(file), None)
-    except requests.HTTPError as error:
-        return f"{error.response.status_code} {error.response.reason}"
     except requests.RequestException as error:
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return f"{error.response.status_code} {error.response.reason}"
         return type(error).__name__
     except ValueError as error:  # an address or a header that cannot be parsed
         return " ".join(str(error).split())
