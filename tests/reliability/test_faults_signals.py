@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.usefixtures("small_photos"),
     pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX"),
 ]
-QUICK = ("start-up", "compiling", "output", "third-checkpoint")
+QUICK = ("compiling", "third-checkpoint")
 """Where a process is killed in the default suite; the others take a process each, too."""
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
