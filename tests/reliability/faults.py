@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import jax
 import numpy as np
 from apps.helpers import make
 
@@ -141,6 +142,32 @@ def save_often(patch):
     """Save a checkpoint after each chunk, and let a chunk have one step."""
     patch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
     patch.setattr(loop, "MAX_CHUNK", 1)
+
+
+def out_of_device_memory():
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+class Exhausted:
+    """An executable that runs out of memory at one of its calls, after it has taken the state."""
+
+    def __init__(self, executable, calls):
+        self.executable, self.calls = executable, calls
+
+    def __call__(self, state, *args):
+        if next(self.calls):
+            jax.tree.map(lambda leaf: isinstance(leaf, jax.Array) and leaf.delete(), state)
+            out_of_device_memory()
+        return self.executable(state, *args)
+
+
+def exhaust(patch, number, count=1):
+    """Let ``count`` chunks, from the ``number``-th one, run out of memory."""
+    calls = (number <= i < number + count for i in range(1, 1000))
+    compile_fn = runner.compile_within_limit
+    patch.setattr(
+        runner, "compile_within_limit", lambda *a, **kw: Exhausted(compile_fn(*a, **kw), calls)
+    )
 
 
 def send(signum):

@@ -1,6 +1,10 @@
 """Too little memory: while compiling it leads to tiles, and later to one line and no lost step."""
 
-import jax
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from apps.helpers import call, make, metadata
@@ -10,21 +14,22 @@ from reliability.faults import (
     OUT,
     STYLIZE,
     check_continues,
+    exhaust,
     left_files,
     nth_call,
     one_error_line,
+    out_of_device_memory,
     save_often,
 )
 
 from nst_jax import images, prepare_job
-from nst_jax.apps.studio.device import Device, Run
 from nst_jax.errors import MemoryLimitError, OutOfMemoryError
 from nst_jax.optimize import loop
 from nst_jax.pipeline import planning, result, runner, stylize_many, targets
 from nst_jax.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("small_photos")
-MESSAGE = "RESOURCE_EXHAUSTED: Out of memory allocating 554795008 bytes."
+TESTS = Path(__file__).parents[1]
 SETTINGS = Settings(
     size=32,
     min_size=20,
@@ -37,34 +42,8 @@ SETTINGS = Settings(
 )
 
 
-def out_of_device_memory():
-    raise jax.errors.JaxRuntimeError(MESSAGE)
-
-
 def out_of_host_memory():
     raise MemoryError
-
-
-class Exhausted:
-    """An executable that runs out of memory at one of its calls, after it has taken the state."""
-
-    def __init__(self, executable, calls):
-        self.executable, self.calls = executable, calls
-
-    def __call__(self, state, *args):
-        if next(self.calls):
-            jax.tree.map(lambda leaf: isinstance(leaf, jax.Array) and leaf.delete(), state)
-            out_of_device_memory()
-        return self.executable(state, *args)
-
-
-def exhaust(patch, number, count=1):
-    """Let ``count`` chunks, from the ``number``-th one, run out of memory."""
-    calls = (number <= i < number + count for i in range(1, 1000))
-    compile_fn = runner.compile_within_limit
-    patch.setattr(
-        runner, "compile_within_limit", lambda *a, **kw: Exhausted(compile_fn(*a, **kw), calls)
-    )
 
 
 @pytest.mark.parametrize(
@@ -205,20 +184,6 @@ def test_from_python_the_error_holds_the_image_so_far(monkeypatch):
     np.testing.assert_array_equal(last.image, error.image)
 
 
-def test_the_studio_keeps_the_image_so_far_and_runs_the_next_job(monkeypatch):
-    device = Device()
-    runs = [Run(lambda: prepare_job("content.png", "style.png", SETTINGS)) for _ in range(2)]
-    exhaust(monkeypatch, 3)
-    for each in runs:
-        device.submit(each)
-    for each in runs:
-        list(each.follow())
-    assert runs[0].error.startswith("the device ran out of memory after step ")
-    assert runs[0].update.result.metadata["steps_done"] == runs[0].update.step > 0
-    assert (runs[1].error, runs[1].update.step) == ("", 8)
-    assert device.close(timeout=60)
-
-
 def refuse_whole_images(patch, sizes):
     """Let the compiler run out of memory for all but tiles of 16 pixels."""
 
@@ -248,3 +213,37 @@ def test_a_compiler_without_memory_for_the_whole_image_leads_to_tiles(whole, mon
         tiled = make(*STYLIZE)
     assert metadata(OUT)["tile"] == 16
     assert np.abs(tiled - whole).max() < 3 / 255
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from nst_jax.apps.cli.main import main
+from nst_jax.optimize import loop
+from reliability.faults import nth_call
+
+def take_memory():  # What a step allocates at once no longer fits; small arrays do.
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used - 150 * 2**20, -1))
+
+loop.MAX_CHUNK = 1
+loop._metrics_of = nth_call(loop._metrics_of, 3, take_memory)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_whose_memory_is_really_used_up_saves_the_image_so_far():
+    job = [*STYLIZE, "--size", "512", "--min-size", "512", "--steps", "8", "-o", "out.png"]
+    paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *job],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert one_error_line(done).startswith("error: the device ran out of memory after step 3; ")
+    assert metadata(OUT)["steps_done"] == 3

@@ -17,7 +17,7 @@ import PIL.ImageColor
 import pytest
 from apps.helpers import PROGRAM
 from filelock import FileLock
-from reliability.faults import fail_with
+from reliability.faults import exhaust, fail_with
 
 from nst_jax.apps.studio.choices import MAX_STYLES, Choices
 from nst_jax.apps.studio.device import Device, Run
@@ -121,6 +121,18 @@ def test_a_job_that_fails_has_one_line_and_the_next_one_runs(place, failure, dev
     device.submit(following)
     list(following.follow())
     assert (following.error, following.update.step) == ("", 8)
+
+
+def test_the_studio_keeps_the_image_so_far_and_runs_the_next_job(device, monkeypatch):
+    runs = [Run(lambda: prepare_job("content.png", "style.png", SETTINGS)) for _ in range(2)]
+    exhaust(monkeypatch, 3)
+    for each in runs:
+        device.submit(each)
+    for each in runs:
+        list(each.follow())
+    assert runs[0].error.startswith("the device ran out of memory after step ")
+    assert runs[0].update.result.metadata["steps_done"] == runs[0].update.step > 0
+    assert (runs[1].error, runs[1].update.step) == ("", 8)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=lambda n: errno.errorcode[n])
