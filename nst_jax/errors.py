@@ -2,7 +2,13 @@
 
 from typing import Any
 
-__all__ = ["DivergedError", "InputError", "MemoryLimitError"]
+__all__ = [
+    "DivergedError",
+    "InputError",
+    "MemoryLimitError",
+    "OutOfMemoryError",
+    "is_out_of_memory",
+]
 
 
 class InputError(ValueError):
@@ -17,7 +23,20 @@ class MemoryLimitError(InputError):
     """The computation needs more memory than the device has or than the user allows."""
 
 
-class DivergedError(ArithmeticError):
+class _StepError(Exception):
+    """The steps cannot go on, and there is an image so far."""
+
+    def __init__(
+        self, message: str, *, image: Any, step: int, history: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.image = image
+        self.step = step
+        self.history = history or {}
+        self.results: list[Any] = []
+
+
+class DivergedError(_StepError, ArithmeticError):
     """The loss or the image stopped being finite.
 
     Attributes:
@@ -28,11 +47,18 @@ class DivergedError(ArithmeticError):
             raised the error; otherwise empty.
     """
 
-    def __init__(
-        self, message: str, *, image: Any, step: int, history: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.image = image
-        self.step = step
-        self.history = history or {}
-        self.results: list[Any] = []
+
+class OutOfMemoryError(_StepError, MemoryLimitError):
+    """The device ran out of memory while steps ran, because something else took it.
+
+    Attributes:
+        image: as in `DivergedError`.
+        step: as in `DivergedError`.
+        history: as in `DivergedError`.
+        results: as in `DivergedError`.
+    """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python or of XLA says that there is not enough memory."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

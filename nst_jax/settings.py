@@ -346,7 +346,11 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]
     "pooling": _choice(Pooling),
     "padding": _choice(Padding),
     "ema_decay": (float, lambda decay: 0 <= decay < 1, "a number from 0 to below 1"),
-    "learning_rate": (float, lambda rate: 0 < rate < math.inf, "a finite number above 0"),
+    "learning_rate": (
+        float,
+        lambda rate: 0 < rate <= MAX_WEIGHT,
+        f"a finite number above 0, up to {MAX_WEIGHT:g}",
+    ),
     "seed": (operator.index, lambda seed: 0 <= seed < 2**32, "a whole number from 0 to 2^32 - 1"),
     "devices": (
         lambda value: value if value == "all" or _is_mesh(value) else operator.index(value),

@@ -1,5 +1,6 @@
 """Real parameters, real photos and a VGG in PyTorch, shared by the tests."""
 
+import logging
 import os
 import re
 
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
+from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
 
@@ -89,6 +91,23 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NST_JAX_OFFLINE", "1")
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+@pytest.fixture
+def small_photos(folder, photos):
+    """Write three photos of 32x24 pixels into the working folder."""
+    for name, photo in (("content", "chelsea"), ("style", "flower"), ("other", "china")):
+        Image.fromarray(photos[photo]).resize((32, 24)).save(f"{name}.png")
+
+
+@pytest.fixture(autouse=True)
+def _logger():
+    """Give each test the logger as it was."""
+    logger = logging.getLogger("nst_jax")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers, logger.propagate = handlers, True
+    logger.setLevel(level)
 
 
 @pytest.fixture

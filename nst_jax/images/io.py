@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, MemoryLimitError
 from nst_jax.files import write_atomically
 
 __all__ = [
@@ -95,6 +95,7 @@ def read(source: ImageSource, *, name: str = "image") -> ImageData:
     Raises:
         InputError: the file cannot be opened or decoded, is not a regular file, or has more than
             400 million pixels; or the array has another shape, dtype or range.
+        MemoryLimitError: there is not enough memory to read it.
 
     >>> import numpy as np
     >>> image = read(np.full((4, 6, 4), 51, np.uint8))  # or a path, or a PIL image
@@ -319,8 +320,13 @@ def _as_input_error(label: str) -> Iterator[None]:
     """Convert the exceptions of Pillow to InputErrors about ``label``."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"{label}: needs more memory than there is; close other programs, or scale it down "
+            "first"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{label}: too large: {_one_line(error)} Scale it down first.") from error
     except UnidentifiedImageError as error:

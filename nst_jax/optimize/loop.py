@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, is_out_of_memory
 from nst_jax.optimize.processes import agree, to_host
 from nst_jax.optimize.types import (
     Chunk,
@@ -293,6 +293,7 @@ def optimize_chunks(
 
     Raises:
         DivergedError: a loss or a pixel is not finite; carries the last finite image.
+        OutOfMemoryError: the device ran out of memory; carries the image so far.
         InputError: an option is out of range, the start is not finite, the state has no EMA, the
             images and ``batched_args`` differ in number, or the optimizer's line search meets a
             batch (see `minimize_batch`) or an EMA.
@@ -347,14 +348,25 @@ def optimize_chunks(
         )
         last_finite = current_image(state, ema_decay)
         chunk_time = time.perf_counter()
-        state, records = executable(state, *arrays[1:-2], num_steps, with_terms)
-        if shardings is not None:  # XLA may have chosen others for its results.
-            state = jax.device_put(state, shardings)
-        counters = jax.device_get((state.step, state.ema_count))
+        try:
+            state, records = executable(state, *arrays[1:-2], num_steps, with_terms)
+            if shardings is not None:  # XLA may have chosen others for its results.
+                state = jax.device_put(state, shardings)
+            counters = jax.device_get((state.step, state.ema_count))  # Waits for the results.
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"the device ran out of memory after step {done}; close other programs, or choose "
+                "a smaller size",
+                image=last_finite,
+                step=done,
+            ) from error
         state = state._replace(step=counters[0], ema_count=counters[1])
         records = jax.tree.map(to_host, records)
         metrics, finite = _metrics_of(records, done, num_steps, with_terms)
-        if not (finite and bool(jnp.isfinite(state.image).all())):
+        pixels = [state.image] if state.ema is None else [state.image, state.ema]
+        if not (finite and all(bool(jnp.isfinite(each).all()) for each in pixels)):
             raise DivergedError(
                 f"the loss stopped being finite between steps {done} and {done + num_steps}; "
                 "try a smaller learning rate or smaller weights",

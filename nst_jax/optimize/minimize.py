@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.errors import DivergedError
+from nst_jax.errors import DivergedError, OutOfMemoryError
 from nst_jax.optimize.history import concatenate_history, select_image
 from nst_jax.optimize.loop import aot_compile, current_image, optimize_chunks
 from nst_jax.optimize.types import (
@@ -132,7 +132,7 @@ def _run_to_end(
             metrics.append(chunk.metrics)
             if on_progress is not None and on_progress(chunk):
                 break
-    except DivergedError as error:
+    except (DivergedError, OutOfMemoryError) as error:
         error.history = concatenate_history(metrics)
         raise
     assert chunk is not None  # There is one even without steps.

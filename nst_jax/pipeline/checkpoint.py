@@ -147,6 +147,7 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
         "styles": None,
         "style_weights": None,
         "devices": None,
+        "memory_limit": None,  # After a job ran out of memory, a smaller one may help.
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": hashes,
         "transformation": describe_callable(job.optimizer),

@@ -171,7 +171,10 @@ def stylize_folder(
         for item in items:
             if item.content != content:
                 continue
-            if item.out.exists():
+            if item.out.is_dir():
+                error = InputError(f"output {str(item.out)!r}: is a folder; rename or remove it")
+                yield item._replace(error=error)
+            elif item.out.exists():
                 yield item._replace(skipped=True)
             elif item.style in unreadable:
                 yield item._replace(error=unreadable[item.style])

@@ -19,7 +19,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from nst_jax import images
-from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+from nst_jax.errors import (
+    DivergedError,
+    InputError,
+    MemoryLimitError,
+    OutOfMemoryError,
+    is_out_of_memory,
+)
 from nst_jax.optimize import (
     Chunk,
     History,
@@ -31,6 +37,7 @@ from nst_jax.optimize import (
     has_line_search,
     optimize_multiscale,
     select_image,
+    spans_processes,
     to_host,
 )
 from nst_jax.partitioning import shard_batch, shard_state
@@ -153,8 +160,9 @@ def run(
         batch_size: how many images run in one batch; None for the fastest way.
         callback_every: also yield at multiples of this many steps.
         checkpoint: a file that holds the state. It is written every two minutes, after each image
-            of several, and when the caller leaves the iteration early; it is removed when the
-            caller has received all images and the iteration ends.
+            of several, when the caller leaves the iteration early, and when the next level needs
+            too much memory; it is removed when the caller has received all images and the
+            iteration ends.
         resume: continue from that file, with the image that it holds. On the same machine the
             images are bit for bit those of an uninterrupted run.
 
@@ -163,6 +171,8 @@ def run(
             range; a line search meets a batch size above 1.
         MemoryLimitError: a level does not fit into the memory even in small tiles.
         DivergedError: the loss is not finite; ``results`` holds the last finite images.
+        OutOfMemoryError: the device ran out of memory while steps ran; ``results`` holds the
+            images so far.
 
     >>> import numpy as np
     >>> import nst_jax
@@ -205,7 +215,18 @@ def run(
         assert progress is not None
         _save_checkpoint(checkpoint, job, progress)
         raise
+    except MemoryLimitError:
+        # Between two levels the state is still valid; while steps run they reuse its memory.
+        if progress is not None and _is_valid(progress.state):
+            _save_checkpoint(checkpoint, job, progress)
+        raise
     checkpoints.remove(checkpoint)
+
+
+def _is_valid(state: State) -> bool:
+    """Return whether this process alone can read a state."""
+    image = state.image
+    return not (isinstance(image, jax.Array) and image.is_deleted()) and not spans_processes(image)
 
 
 def _save_checkpoint(path: Path, job: Job, progress: Progress) -> None:
@@ -294,11 +315,19 @@ class _Batch:
             for chunk in chunks:
                 self.chunk = chunk
                 yield self.progress(chunk)
-        except DivergedError as error:
+        except (DivergedError, OutOfMemoryError) as error:
             error.history = concatenate_history(self.metrics)
+            if isinstance(error, OutOfMemoryError) and spans_processes(error.image):
+                raise  # To gather the image needs the other processes, which have the memory.
             error.image = self.postprocess(to_host(error.image))
             error.results = self.results(error.image, stopped=True)
             raise
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                "there is not enough memory; close other programs, or choose a smaller size"
+            ) from error
 
     def levels(self, first_level: int, steps_done: int) -> Iterator[Level]:
         """Yield the optimization problem of each level, computed when it is reached.

@@ -1,66 +1,21 @@
 """One image over several processes, and shares of a folder for processes that do not meet."""
 
-import os
 import signal
-import socket
-import subprocess
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from apps.helpers import PROGRAM, SMALL, call, error_line, make, metadata
+from apps.helpers import SMALL, call, error_line, make, metadata
+from apps.process_helpers import STYLIZE, ends_of, start_all, wait_for
 
 from nst_jax import images
 from nst_jax.apps.cli.processes import Shard, resolve_shard
 
 pytestmark = pytest.mark.usefixtures("small_photos")
 
-STYLIZE = (
-    *("stylize", "content.png", "style.png", "--size", "64", "--model", "vgg16"),
-    *("--dtype", "float32", "--optimizer", "adam", "-q"),
-    *("--style-layers", "relu1_1", "--content-layers", "relu1_2"),
-)
 BATCH = ("batch", "content.png", "other.png", "--styles", "style.png", *SMALL)
-SECONDS = 120
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start_all(count, *arguments, out="out.png"):
-    """Start processes that share one image, with one virtual device each."""
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
-    shared = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", f"{count}")
-    return [
-        subprocess.Popen(
-            [*PROGRAM, *arguments, "-o", out, *shared, "--process-id", f"{i}"],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
-
-
-def ends_of(processes):
-    """Wait for processes; return each one's exit code and last line about an error."""
-    ends = []
-    for process in processes:
-        _, errors = process.communicate(timeout=SECONDS)
-        ends.append((process.returncode, ["", *errors.splitlines()][-1]))
-    return ends
-
-
-def wait_for(path):
-    deadline = time.monotonic() + SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} was not written"
-        time.sleep(0.1)
 
 
 @pytest.mark.extended

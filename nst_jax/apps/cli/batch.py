@@ -125,7 +125,7 @@ def batch(
         click.echo(f"error: {failure} ({count} of the images)", err=True)
     click.echo(f"{out}: {made} images made, {skipped} skipped, {failures.total()} failed")
     if own_share.size > 1:
-        existing = sum(item.out.exists() for item in items)
+        existing = sum(item.out.is_file() for item in items)
         click.echo(
             f"{out}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
             f"{len(items)} images in the folder"
@@ -199,11 +199,13 @@ def interpolate(
                 write_strip(out, panels)  # The checkpoint is removed only when the iteration ends.
             elif stop_requested():
                 break
+        if 0 < done < num_images:  # Inside, so that a second signal leaves no half file.
+            progresses.close()
+            write_strip(out, panels[:done])
     if done == 0:
         click.echo("stopped before the first image was finished", err=True)
         click.get_current_context().exit(130)
     if done < num_images:
-        write_strip(out, panels[:done])
         click.echo(
             f"{out}: stopped after {done} of {num_images} images; the same command with --resume "
             "continues",

@@ -5,6 +5,9 @@ JAX is imported by the commands that compute, not by ``--help``.
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, is_out_of_memory
 from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
@@ -50,12 +53,13 @@ class ErrorReportingGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with interrupted_by_sigterm():
+                return super().invoke(ctx)
         except (InputError, DivergedError) as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT)
         except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            if not is_out_of_memory(error):
                 raise
             click.echo("error: the device ran out of memory; choose a smaller --size", err=True)
             ctx.exit(EXIT_BAD_INPUT)
@@ -68,6 +72,16 @@ class ErrorReportingGroup(click.Group):
             click.echo("\nAborted!", err=True)
             # XLA continues to compile in its own threads and would crash Python at its end.
             os._exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that temporary files are removed."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, OutOfMemoryError
+from nst_jax.files import write_atomically
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
@@ -60,6 +61,7 @@ def run_command(
     Raises:
         InputError: bad input, or an output that is also another file of the job.
         DivergedError: after the last finite image is written.
+        OutOfMemoryError: after the image so far is written.
     """
     out, log_path, loss_plot = options["out"], options["log"], options["loss_plot"]
     preview_every, quiet, resume = options["preview_every"], options["quiet"], options["resume"]
@@ -95,17 +97,24 @@ def run_command(
                 elif stop:
                     (result,) = progress.results()
                     break
-        except DivergedError as error:
-            write_result(error.results[0], out, loss_plot)
-            click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
+        except (DivergedError, OutOfMemoryError) as error:
+            if jax.process_count() > 1 and isinstance(error, OutOfMemoryError):
+                exit_without_the_others(f"error: {error}")
+            write_last_image(error, out, loss_plot)
             raise
         except (jax.errors.JaxRuntimeError, ValueError) as error:  # JAX raises both.
             if jax.process_count() > 1 and not isinstance(error, InputError):
-                exit_without_the_others(error)
+                reason = " ".join(str(error).split())[:200]
+                exit_without_the_others(
+                    f"error: another process of this image ended or cannot be reached ({reason}); "
+                    "start all of them again, with --resume if there is a checkpoint"
+                )
             raise
-    assert result is not None  # The last progress is done.
+        assert result is not None  # The last progress is done.
+        if result.metadata["stopped"]:  # Inside, so that a second signal leaves no half file.
+            progresses.close()
+            write_result(result, out, loss_plot)
     if result.metadata["stopped"]:
-        write_result(result, out, loss_plot)
         if is_first:
             report_stop(out, result)
         click.get_current_context().exit(130)
@@ -113,16 +122,27 @@ def run_command(
         report_result(out, result)
 
 
-def exit_without_the_others(error: Exception) -> NoReturn:
-    """Say that another process failed, and end at once: JAX would wait for it at its own end."""
-    reason = " ".join(str(error).split())[:200]
-    click.echo(
-        f"error: another process of this image ended or cannot be reached ({reason}); start all of "
-        "them again, with --resume if there is a checkpoint",
-        err=True,
-    )
+def exit_without_the_others(message: str) -> NoReturn:
+    """Print a message and end at once: JAX would wait for the other processes at its own end."""
+    click.echo(message, err=True)
     sys.stdout.flush()
     os._exit(2)
+
+
+def write_last_image(
+    error: DivergedError | OutOfMemoryError, out: Path, loss_plot: Path | None
+) -> None:
+    """Write the image behind which the steps could not go on.
+
+    Raises:
+        InputError: it cannot be written; the message has both errors.
+    """
+    (result,) = error.results
+    try:
+        write_result(result, out, loss_plot)
+    except InputError as failure:
+        raise InputError(f"{error}; {failure}") from error
+    click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
 
 
 def enable_compilation_cache() -> None:
@@ -297,13 +317,26 @@ class MetricsWriter:
         try:
             if self.file is None:
                 earlier = self.earlier_lines(rows[0]["step"])
+                if earlier:  # In one go, so that a full disk costs none of them.
+                    write_atomically(self.path, earlier)
                 # Unbuffered, so that closing it writes nothing that could fail.
-                self.file = self.path.open("wb", buffering=0)
-                self.file.write(earlier)
-            self.file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+                self.file = self.path.open("ab" if earlier else "wb", buffering=0)
+            self.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         except OSError as error:
             log.warning("log %r ends here: %s", str(self.path), error.strerror)
             self.path = None
+
+    def append(self, data: bytes) -> None:
+        """Write all bytes or, as far as the file allows, none. A full disk takes some of them."""
+        assert self.file is not None
+        start = self.file.tell() if self.file.seekable() else None
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError:
+            if start is not None:
+                self.file.truncate(start)
+            raise
 
     def earlier_lines(self, step: float) -> bytes:
         """Return what an interrupted run wrote up to the checkpoint that this run resumes."""

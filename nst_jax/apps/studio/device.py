@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from nst_jax.apps.studio.stream import Update, stream
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, is_out_of_memory
 from nst_jax.pipeline import Job
 
 __all__ = ["Device", "Run"]
@@ -151,7 +151,7 @@ def _execute(run: Run) -> str:
     except (InputError, DivergedError) as error:
         return str(error)
     except Exception as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        if is_out_of_memory(error):
             return "the device ran out of memory; choose a smaller size"
         log.exception("a job of the studio failed")  # The thread serves the other tabs.
         return f"the job failed: {type(error).__name__}; the terminal says more"

@@ -74,9 +74,14 @@ class Events:
             except InputError as error:
                 yield {self.page.live: message_view(str(error), error=True)}
                 return
-            yield {self.page.stop: gr.Button(interactive=True)}
-            yield from self._follow(session, run)
-            yield self._finish(session, run, order)
+            try:
+                yield {self.page.stop: gr.Button(interactive=True)}
+                yield from self._follow(session, run)
+                yield self._finish(session, run, order)
+            finally:
+                if run in session.runs:  # The browser went away.
+                    run.stop()
+                    session.runs.remove(run)
 
         return handle
 
@@ -119,7 +124,10 @@ class Events:
         if run.update is None or run.update.result is None:
             message = run.error or "Stopped before the first step."
             return updates | {page.live: message_view(message, error=bool(run.error))}
-        entry = session.keep(order, run.update.result)
+        try:
+            entry = session.keep(order, run.update.result)
+        except InputError as error:
+            return updates | {page.live: message_view(str(error), error=True)}
         return (
             updates
             | self._shown(entry)

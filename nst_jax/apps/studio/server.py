@@ -20,6 +20,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import click
 import gradio as gr
+from filelock import FileLock, Timeout
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -35,6 +36,8 @@ from nst_jax.errors import InputError
 __all__ = ["launch", "make_page", "serve"]
 
 DAY: Final = 24 * 3600
+FOLDER_PREFIX: Final = "nst-jax-studio-"
+LOCK_NAME: Final = "lock"
 PHOTOS: Final = ("cat.jpg", "astronaut.jpg", "coffee.jpg")
 PAINTINGS: Final = ("swirls.jpg", "mosaic.jpg", "ink.jpg")
 SECURITY_HEADERS: Final = {
@@ -61,7 +64,10 @@ def serve(host: str, port: int, max_upload: int) -> None:
     """
     port = _usable_port(host, port)
     enable_compilation_cache()
-    root = Path(tempfile.mkdtemp(prefix="nst-jax-studio-"))
+    remove_abandoned_folders()
+    root = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    lock = FileLock(root / LOCK_NAME)  # The system releases it, however the process ends.
+    lock.acquire()
     device = Device()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -76,10 +82,20 @@ def serve(host: str, port: int, max_upload: int) -> None:
             stopped.wait()
         blocks.close(verbose=False)
     finally:
+        lock.release()
         shutil.rmtree(root, ignore_errors=True)
         if not device.close(timeout=5):
             # XLA still compiles in its own threads and would crash Python at its end.
             os._exit(0)
+
+
+def remove_abandoned_folders() -> None:
+    """Remove the folders of this user's studios that were killed. One that runs holds its lock."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        if not _is_own(folder) or not (folder / LOCK_NAME).is_file():
+            continue
+        with suppress(Timeout, OSError), FileLock(folder / LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_page(root: Path, device: Device) -> gr.Blocks:
@@ -174,6 +190,11 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder is this user's; on Windows the whole temporary folder is."""
+    return not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
 
 
 def _copy_examples(root: Path, names: tuple[str, ...]) -> list[Path]:

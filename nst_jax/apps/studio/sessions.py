@@ -140,7 +140,12 @@ class Session:
         files: dict[str, Any] = {}
         if mask := paint_mask(self.layers, shape, len(paths), fill=fill):
             path = self.new_file("mask")
-            mask.save(path)
+            try:
+                mask.save(path)
+            except OSError as error:
+                raise InputError(
+                    f"the mask cannot be written ({error.strerror}); free some space"
+                ) from error
             files = {"masks": [path], "mask_colors": MASK_COLORS[: len(paths)]}
         settings = choices.settings(self.base, **files)
         if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
@@ -160,14 +165,22 @@ class Session:
             return self.folder / f"{stem}-{self._files}.png"
 
     def keep(self, order: Order, result: Result) -> Entry:
-        """Save an image and show it. The oldest image goes when there are too many."""
+        """Save an image and show it. The oldest image goes when there are too many.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         path = self.new_file("image")
-        result.save(path)
+        try:
+            result.save(path)
+        except InputError as error:
+            message = without_folders(str(error), [path, self.folder])
+            raise InputError(message) from error
         entry = Entry(path, order, result.metadata)
         with self._lock:
             self.entries.append(entry)
             for old in self.entries[:-MAX_ENTRIES]:
-                old.path.unlink()
+                old.path.unlink(missing_ok=True)
             del self.entries[:-MAX_ENTRIES]
             self.shown = len(self.entries) - 1
         return entry

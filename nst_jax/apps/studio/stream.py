@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from nst_jax.errors import DivergedError
+from nst_jax.errors import DivergedError, OutOfMemoryError
 from nst_jax.pipeline import Job, Progress, Result, run
 from nst_jax.pipeline.levels import PyramidLevel
 
@@ -56,7 +56,7 @@ def stream(job: Job, stop_requested: Callable[[], bool]) -> Iterator[Update]:
         job: a job of one image.
         stop_requested: asked after each chunk. The update after a True has the image so far as its
             result, and is the last one. So is an update with the last finite image after the loss
-            diverged, with the error.
+            diverged or the device ran out of memory, with the error.
     """
     update = None
     seconds = 0.0
@@ -71,7 +71,7 @@ def stream(job: Job, stop_requested: Callable[[], bool]) -> Iterator[Update]:
                     yield replace(update, result=result)
                     return
                 yield update
-        except DivergedError as error:
+        except (DivergedError, OutOfMemoryError) as error:
             if update is None:
                 raise
             (result,) = error.results

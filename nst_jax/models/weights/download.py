@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -74,11 +75,9 @@ def download(
         f"by hand: get {VGG19_URL} (MD5 {VGG19_MD5}) and run "
         f"`nst-jax weights convert {VGG19_FILE} {cached}`"
     )
-    try:
-        load(cached)
-        return cached
-    except InputError:  # missing or damaged
-        pass
+    with suppress(InputError):  # missing or damaged
+        if load(cached).model == model:
+            return cached
     if os.environ.get("NST_JAX_OFFLINE", "0") not in ("", "0"):
         raise InputError(f"NST_JAX_OFFLINE is set, so VGG19 cannot be downloaded; {by_hand}")
     try:
@@ -112,5 +111,8 @@ def _transfer(url: str, file: Path, progress: bool) -> str | None:
     try:
         transfer(url, str(file), None)
     except requests.RequestException as error:
-        answer = error.response
-        return type(error).__name__ if answer is None else f"{answer.status_code} {answer.reason}"
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return f"{error.response.status_code} {error.response.reason}"
+        return type(error).__name__
+    except ValueError as error:  # an address or a header that cannot be parsed
+        return " ".join(str(error).split())

@@ -70,7 +70,10 @@ def load_pretrained(
             raise
         logging.getLogger("nst_jax").warning("Using the bundled VGG16 instead of VGG19: %s", error)
         return load(bundled_path())
-    return _load_model("vgg19", cached)
+    try:
+        return _load_model("vgg19", cached)
+    except InputError as error:
+        raise InputError(f"{error}; run `nst-jax weights fetch vgg19`") from error
 
 
 def _load_model(

@@ -1,5 +1,6 @@
 """Reads and writes safetensors files: this project's own format, and PyTorch state dicts."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +50,8 @@ def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -
     from safetensors.numpy import save
 
     arrays = {f"{layer}.{part}": a for layer, parts in layers.items() for part, a in parts.items()}
-    data = save(arrays, {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata})
+    metadata = {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata}
+    data = _with_sorted_metadata(save(arrays, metadata))
     try:
         if path.exists() and not path.is_file():  # a rename would replace a device
             raise InputError(f"{path} is not a regular file; choose another name")
@@ -59,3 +61,16 @@ def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -
         raise InputError(
             f"{path} cannot be written ({error.strerror}); choose a file in a folder that you own"
         ) from None
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, so that the same weights have the same hash.
+
+    The library writes them in another order in each process.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # The arrays are aligned.
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
