@@ -226,7 +226,7 @@ def parse_bytes(limit: str | int) -> int:
     Raises:
         InputError: the text is not an amount of memory, or the amount is not above 0.
     """
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt])(i?)b?\s*", str(limit), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])(i?)b?\s*", str(limit), re.IGNORECASE)
     num_bytes = limit if isinstance(limit, int) else 0
     if match:
         number, unit, binary = match.groups()
