@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, printable
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
@@ -97,7 +97,10 @@ def run_command(
                     break
         except DivergedError as error:
             write_result(error.results[0], out, loss_plot)
-            click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
+            click.echo(
+                f"{printable(str(out))}: the image of step {error.step}, the last finite one",
+                err=True,
+            )
             raise
         except (jax.errors.JaxRuntimeError, ValueError) as error:  # JAX raises both.
             if jax.process_count() > 1 and not isinstance(error, InputError):
@@ -227,8 +230,9 @@ def report_stop(out: Path, result: Result) -> None:
     """Say how far a stopped job came and how to continue it."""
     made = result.metadata
     click.echo(
-        f"{out}: stopped after {made['steps_done']} of {made['num_steps']} steps; the image so far "
-        f"is {made['width']}x{made['height']}; the same command with --resume continues",
+        f"{printable(str(out))}: stopped after {made['steps_done']} of {made['num_steps']} steps; "
+        f"the image so far is {made['width']}x{made['height']}; the same command with --resume "
+        "continues",
         err=True,
     )
 
@@ -239,8 +243,9 @@ def report_result(out: Path, result: Result) -> None:
     converged = ", where it converged" if made["converged"] else ""
     levels = f" at {len(made['levels'])} levels" if len(made["levels"]) > 1 else ""
     click.echo(
-        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{levels}{converged} "
-        f"in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
+        f"{printable(str(out))}: {made['width']}x{made['height']}, {made['steps_done']} steps"
+        f"{levels}{converged} in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} "
+        f"on {made['device']}"
     )
 
 

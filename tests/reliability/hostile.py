@@ -1,0 +1,103 @@
+"""Run the command line on bad input, and judge how it ends.
+
+A command ends well in two ways. It succeeds, or it says in one line what is wrong and exits with
+code 2. In this process a command may also stop where its optimization would start, because all
+input has been checked by then.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+from apps.helpers import PROGRAM, call
+
+STARTED = "started"
+MAX_LINE = 6000  # It may repeat a value of 5000 characters, but not the megabytes of a file.
+ERROR_LINE = re.compile(r"error: |Error: ")
+OTHER_LINES = re.compile(r"$|note: |Usage: |Try '|\S+: the image of step \d+, the last finite one$")
+
+
+class Started(BaseException):
+    """Raised in place of the optimization. No handler of the program catches it."""
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int | str
+    stdout: str
+    stderr: str
+
+
+def attempt(*arguments):
+    """Run a command in this process."""
+    try:
+        result = call(*arguments)
+    except Started:
+        return Outcome(STARTED, "", "")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def attempt_apart(*arguments, memory=None, timeout=60, **environment):
+    """Run a command in a process of its own, which may use so many bytes of address space."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}));"
+    program = f"{limit if memory else ''} from nst_jax.apps.cli.main import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *map(os.fsencode, map(str, arguments))],
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        stdin=subprocess.DEVNULL,
+    )
+    return Outcome(
+        result.returncode,
+        result.stdout.decode(errors="replace"),
+        result.stderr.decode(errors="replace"),
+    )
+
+
+def complaint(outcome):
+    """Say why an outcome is not a good one; return None for a good one."""
+    if outcome.code == STARTED:
+        return None
+    if outcome.code not in (0, 2):
+        return f"exit code {outcome.code}: {outcome.stderr[-300:]!r}"
+    if "Traceback" in outcome.stdout + outcome.stderr:
+        return f"a traceback: {outcome.stderr[-300:]!r}"
+    lines = outcome.stderr.split("\n")
+    if lines[-1]:
+        return "the last line has no end"
+    errors = [line for line in lines if ERROR_LINE.match(line)]
+    if len(errors) != (outcome.code == 2):
+        return f"{len(errors)} error lines with exit code {outcome.code}: {outcome.stderr!r}"
+    for line in [*lines, *outcome.stdout.split("\n")]:
+        if not line.isprintable():
+            return f"control characters in {line!r}"
+    for line in lines:
+        if not (ERROR_LINE.match(line) or OTHER_LINES.match(line)):
+            return f"a line of another kind: {line!r}"
+        if len(line) > MAX_LINE:
+            return f"a line of {len(line)} characters: {line[:100]!r}"
+    return None
+
+
+def assert_clear(outcome):
+    """Assert that a command ended well; return its error line, or an empty text."""
+    assert complaint(outcome) is None, complaint(outcome)
+    return outcome.stderr.strip().split("\n")[-1] if outcome.code == 2 else ""
+
+
+__all__ = [
+    "PROGRAM",
+    "STARTED",
+    "Outcome",
+    "Started",
+    "assert_clear",
+    "attempt",
+    "attempt_apart",
+    "complaint",
+]
