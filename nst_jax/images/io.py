@@ -87,8 +87,8 @@ def read(source: ImageSource, *, name: str = "image") -> ImageData:
         name: what error messages call the image.
 
     Raises:
-        InputError: the file cannot be opened or decoded, is not a regular file, or has more than
-            400 million pixels; or the array has another shape, dtype or range.
+        InputError: the file cannot be opened or decoded, is EPS or not a regular file, or has more
+            than 400 million pixels; or the array has another shape, dtype or range.
     """
     if isinstance(source, Image.Image):
         label = f"{name} (a PIL image)"
@@ -302,6 +302,8 @@ def _one_line(error: Exception) -> str:
 def _from_pil(image: Image.Image, label: str) -> ImageData:
     if 0 in image.size:
         raise InputError(f"{label}: has no pixels (size {image.size}); give another image")
+    if image.format == "EPS":  # Pillow would run Ghostscript, and an EPS file is a program for it.
+        raise InputError(f"{label}: is EPS, which is not run; convert it to PNG, JPEG or TIFF")
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
