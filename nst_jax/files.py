@@ -1,13 +1,15 @@
-"""Files that are written completely or not at all, and hashes of files."""
+"""Files that are written completely or not at all, hashes of files, and JSON from files."""
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic_path", "file_hash", "write_atomically"]
+__all__ = ["atomic_path", "file_hash", "parse_json", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
@@ -56,3 +58,15 @@ def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
     """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def parse_json(text: Any) -> Any:
+    """Parse JSON that a file holds.
+
+    Raises:
+        ValueError: it is no text, no JSON, or nested too deep for Python's parser.
+    """
+    try:
+        return json.loads(text)
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"no JSON: {error}") from error

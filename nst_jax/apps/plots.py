@@ -1,7 +1,6 @@
 """The losses of a run as a plot, from its history or from the log that it wrote."""
 
 import io
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from nst_jax.errors import InputError
-from nst_jax.files import write_atomically
+from nst_jax.files import parse_json, write_atomically
 from nst_jax.optimize import History, concatenate_history
 
 __all__ = ["check_output_path", "plot_losses", "read_log"]
@@ -132,7 +131,7 @@ def read_log(path: str | os.PathLike[str]) -> History:
 
 
 def _parse_row(line: bytes) -> History:
-    row = json.loads(line)  # A ValueError for bytes that are no text, too.
+    row = parse_json(line)  # A ValueError for bytes that are no text, too.
     if not isinstance(row, dict) or not {"step", "total"} <= set(row):
         raise ValueError("no losses")
     if not all(type(value) in (int, float) for value in row.values()):

@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from nst_jax.errors import InputError
-from nst_jax.files import write_atomically
+from nst_jax.files import parse_json, write_atomically
 
 __all__ = [
     "FORMATS",
@@ -243,7 +243,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             return {key: str(value) for key, value in image.text.items()}
         description = image.getexif().get(ExifTags.Base.ImageDescription)
     try:
-        metadata = json.loads(description or "{}")
+        metadata = parse_json(description or "{}")
     except ValueError:  # for example a camera's caption
         return {}
     if not isinstance(metadata, dict):

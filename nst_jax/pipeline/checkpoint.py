@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nst_jax.errors import InputError
-from nst_jax.files import atomic_path
+from nst_jax.files import atomic_path, parse_json
 from nst_jax.optimize import History, State, to_host
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
         raise InputError(f"{label} does not exist; start without resume")
     try:
         with safe_open(path, "np") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+            metadata = parse_json((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         history = History({name: arrays[f"history/{name}"] for name in metadata["columns"]})
         saved, num_images = metadata["job"], int(metadata["num_images"])

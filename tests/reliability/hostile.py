@@ -7,11 +7,15 @@ input has been checked by then.
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from apps.helpers import PROGRAM, call
+from apps.helpers import call
+
+from nst_jax import InputError
 
 STARTED = "started"
 MAX_LINE = 6000  # It may repeat a value of 5000 characters, but not the megabytes of a file.
@@ -23,6 +27,10 @@ class Started(BaseException):
     """Raised in place of the optimization. No handler of the program catches it."""
 
 
+class Hung(BaseException):
+    """Raised when a command takes too long."""
+
+
 class Outcome(NamedTuple):
     """How a command ended."""
 
@@ -31,10 +39,25 @@ class Outcome(NamedTuple):
     stderr: str
 
 
+@contextmanager
+def time_limit(seconds):
+    def give_up(*arguments):
+        raise Hung
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def attempt(*arguments):
     """Run a command in this process."""
     try:
-        result = call(*arguments)
+        with time_limit(60):
+            result = call(*arguments)
     except Started:
         return Outcome(STARTED, "", "")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -91,13 +114,17 @@ def assert_clear(outcome):
     return outcome.stderr.strip().split("\n")[-1] if outcome.code == 2 else ""
 
 
-__all__ = [
-    "PROGRAM",
-    "STARTED",
-    "Outcome",
-    "Started",
-    "assert_clear",
-    "attempt",
-    "attempt_apart",
-    "complaint",
-]
+def refusal(function, *arguments, **options):
+    """Call a function of the package; return the line with which it refuses, or None if it does
+    not. Every other exception is an error of the package."""
+    try:
+        with time_limit(60):
+            function(*arguments, **options)
+    except Started:
+        return None
+    except InputError as error:
+        line = str(error)
+        assert line.isprintable(), f"no single line: {line!r}"
+        assert len(line) < MAX_LINE, f"a line of {len(line)} characters: {line[:100]!r}"
+        return line
+    return None

@@ -20,6 +20,7 @@ from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
 from nst_jax.errors import DivergedError, InputError, printable
+from nst_jax.files import parse_json
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
@@ -317,7 +318,7 @@ class MetricsWriter:
         lines = self.path.read_bytes().splitlines(keepends=True)
         complete = [line for line in lines if line.endswith(b"\n")]
         try:
-            return b"".join(line for line in complete if json.loads(line)["step"] < step)
+            return b"".join(line for line in complete if parse_json(line)["step"] < step)
         except (ValueError, TypeError, KeyError):
             log.warning("log %r belonged to another job; it is overwritten", str(self.path))
             return b""

@@ -1,6 +1,5 @@
 """A job as a command line and as Python, and the settings inside a finished image."""
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from nst_jax import images
 from nst_jax.errors import InputError
+from nst_jax.files import parse_json
 from nst_jax.settings import DEFAULT_STEPS, Settings
 
 __all__ = [
@@ -93,7 +93,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"image {Path(path).name!r}: has no settings inside; give an image that nst_jax saved"
         )
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text)
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
