@@ -109,7 +109,9 @@ ROWS = {
     "other columns in each row": b'{"step": 1, "total": 1, "a": 1}\n{"step": 2, "total": 1}\n',
     "a column of control characters": b'{"step": 1, "total": 1, "style/\\u001b\\n$\\\\x": 1}\n',
     "TeX": b'{"step": 1, "total": 1, "content/$\\\\frac{": 1}\n',
-    "5000 columns": json.dumps({"step": 1, "total": 1} | {f"c{i}": i for i in range(5000)}).encode(),
+    "5000 columns": json.dumps(
+        {"step": 1, "total": 1} | {f"c{i}": i for i in range(5000)}
+    ).encode(),
 }
 
 
