@@ -256,14 +256,21 @@ def _open(path: str | os.PathLike[str], label: str) -> Image.Image:
         raise InputError(
             f"{label}: is a folder, pipe or device; give the path of a regular image file"
         )
-    # Pillow's limit against decompression bombs is a global that it checks while it reads the
-    # header. It raises above twice the limit and warns above the limit.
+    # Pillow's limit against decompression bombs is a global that it checks after it has read the
+    # header. It is lower than ours, and above half of it Pillow warns.
     with _pixel_limit_lock:
-        previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+        previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            image = Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = previous_limit
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise InputError(
+            f"{label}: too large: {image.width}x{image.height} are more than {MAX_PIXELS} pixels; "
+            "scale it down first"
+        )
+    return image
 
 
 @contextmanager
@@ -273,8 +280,6 @@ def _as_input_error(label: str) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{label}: too large: {_one_line(error)} Scale it down first.") from error
     except UnidentifiedImageError as error:
         raise InputError(
             f"{label}: not an image, or in a format that is not supported; "
