@@ -55,7 +55,7 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
             label=None if layer else name,
         )
     sizes = history.get("size", np.zeros(len(steps)))
-    starts = np.flatnonzero(np.diff(sizes)) + 1
+    starts = np.flatnonzero(sizes[1:] != sizes[:-1]) + 1
     for start in (0, *starts) if len(starts) else ():
         axes.axvline(float(steps[start]) - 0.5, color="gray", linewidth=0.8, linestyle=":")
         axes.annotate(
@@ -73,7 +73,8 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
     if axes.get_legend_handles_labels()[0]:  # All losses may be 0.
         axes.legend(frameon=False)
     encoded = io.BytesIO()
-    figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
+    with np.errstate(over="ignore"):  # Matplotlib leaves a margin around the largest float.
+        figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
     try:
         write_atomically(Path(path), encoded.getbuffer())
     except OSError as error:

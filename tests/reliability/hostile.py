@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from apps.helpers import call
 from nst_jax import InputError
 
 STARTED = "started"
-MAX_LINE = 6000  # It may repeat a value of 5000 characters, but not the megabytes of a file.
+MAX_LINE = 6_000  # It may repeat a value of 5000 characters, but not the megabytes of a file.
 ERROR_LINE = re.compile(r"error: |Error: ")
 OTHER_LINES = re.compile(r"$|note: |Usage: |Try '|\S+: the image of step \d+, the last finite one$")
 
@@ -55,14 +56,17 @@ def time_limit(seconds):
 
 def attempt(*arguments):
     """Run a command in this process."""
+    warned = []
     try:
-        with time_limit(60):
+        with time_limit(60), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda *warning: warned.append(f"{warning[1]}: {warning[0]}\n")
             result = call(*arguments)
     except Started:
-        return Outcome(STARTED, "", "")
+        return Outcome(STARTED, "", "".join(warned))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Outcome(result.exit_code, result.stdout, result.stderr)
+    return Outcome(result.exit_code, result.stdout, "".join([*warned, result.stderr]))
 
 
 def attempt_apart(*arguments, memory=None, timeout=60, **environment):
@@ -86,7 +90,7 @@ def attempt_apart(*arguments, memory=None, timeout=60, **environment):
 def complaint(outcome):
     """Say why an outcome is not a good one; return None for a good one."""
     if outcome.code == STARTED:
-        return None
+        return f"a warning: {outcome.stderr!r}" if outcome.stderr else None
     if outcome.code not in (0, 2):
         return f"exit code {outcome.code}: {outcome.stderr[-300:]!r}"
     if "Traceback" in outcome.stdout + outcome.stderr:

@@ -16,7 +16,6 @@ from nst_jax.apps.studio import reproduce, uploads
 pytestmark = [
     pytest.mark.usefixtures("stops_at_start"),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
-    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
 PLACES = {  # where a job takes an image

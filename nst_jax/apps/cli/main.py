@@ -5,6 +5,7 @@ JAX is imported by the commands that compute, not by ``--help``.
 
 import logging
 import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
-from nst_jax.errors import DivergedError, InputError
+from nst_jax.errors import DivergedError, InputError, printable
 from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
+
+log = logging.getLogger("nst_jax")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -70,14 +73,19 @@ class ErrorReportingGroup(click.Group):
             os._exit(EXIT_INTERRUPTED)
 
 
+def show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    """Show a warning of a library, such as Pillow about a damaged file, as a note of one line."""
+    log.warning("%s", printable(str(message).strip()))
+
+
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nst-jax")
 def main() -> None:
     """Stylize a photo with the style of another image: neural style transfer, compiled with JAX."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
-    logger = logging.getLogger("nst_jax")
-    logger.handlers, logger.propagate = [handler], False
+    log.handlers, log.propagate = [handler], False
+    warnings.showwarning = show_warning
 
 
 main.add_command(batch)
