@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
 from nst_jax.errors import InputError
@@ -270,7 +270,7 @@ def _style_loss(style_loss: Any) -> Any:
     if hasattr(style_loss, "measure") or (isinstance(style_loss, str) and style_loss in choices):
         return style_loss
     try:
-        weights = _layer_weights(style_loss)
+        weights = _layer_weights(cast("Mapping[str, float]", style_loss))
         valid = set(weights) <= set(choices) and all(map(_is_weight, weights.values()))
         if valid and any(weights.values()):
             return weights
