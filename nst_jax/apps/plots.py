@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from nst_jax.errors import InputError
-from nst_jax.files import parse_json, write_atomically
+from nst_jax.files import parse_json, why_not_writable, write_atomically
 from nst_jax.optimize import History, concatenate_history
 
 __all__ = ["check_output_path", "plot_losses", "read_log"]
@@ -87,8 +88,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     """Check a plot's path before there are losses to plot.
 
     Raises:
-        InputError: Matplotlib is not installed, the extension is unknown, or the folder is missing
-            or read-only.
+        InputError: Matplotlib is not installed, the extension is unknown, or the file cannot be
+            written.
     """
     path = Path(path)
     if find_spec("matplotlib") is None:
@@ -97,8 +98,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
         )
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"plot {str(path)!r}: unknown extension; use one of {', '.join(FORMATS)}")
-    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # noqa: PTH112
-        raise InputError(f"plot {str(path)!r} is not a file in a writable folder; choose another")
+    if reason := why_not_writable(path):
+        raise InputError(f"plot {str(path)!r}: {reason}")
 
 
 def read_log(path: str | os.PathLike[str]) -> History:
@@ -110,12 +111,15 @@ def read_log(path: str | os.PathLike[str]) -> History:
         InputError: the file cannot be read, is no log, or has no steps.
     """
     label = f"log {os.fspath(path)!r}"
-    if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"{label} is a folder, pipe or device; give a file that --log wrote")
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # Reading a pipe would wait for a writer.
+            raise InputError(f"{label} is a folder, pipe or device; give a file that --log wrote")
         lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{label} cannot be read: {error.strerror}; check the path") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # A ValueError for a name with zeros.
+        why = getattr(error, "strerror", error)
+        raise InputError(f"{label} cannot be read: {why}; check the path") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

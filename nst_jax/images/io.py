@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from nst_jax.errors import InputError
-from nst_jax.files import parse_json, write_atomically
+from nst_jax.files import parse_json, why_not_writable, write_atomically
 
 __all__ = [
     "FORMATS",
@@ -210,22 +210,15 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     """Check what can be checked about an output file before there is an image to write.
 
     Raises:
-        InputError: an unknown extension, a missing folder, a folder at ``path``, or a file or
-            folder that is read-only.
+        InputError: an unknown extension, a missing folder, a folder, pipe or device at ``path``,
+            or a file or folder that is read-only.
     """
     path = Path(path)
     label = f"output {str(path)!r}"
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{label}: its folder is read-only; choose another or allow writing")
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        raise InputError(f"{label}: is a folder; give a file name")
-    # A rename would replace a read-only file without an error.
-    if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
-        raise InputError(f"{label}: is read-only; choose another name or allow writing")
+    if reason := why_not_writable(path):
+        raise InputError(f"{label}: {reason}")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

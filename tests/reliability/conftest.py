@@ -42,13 +42,11 @@ def workshop(tmp_path_factory):
     logger.setLevel(level)
 
 
-@pytest.fixture(scope="module")
-def stops_at_start(workshop):
+@pytest.fixture
+def stops_at_start(workshop, monkeypatch):
     """End each job where its first step would be compiled."""
 
     def start(*arguments):
         raise Started
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_run_batches", start)
-        yield
+    monkeypatch.setattr(runner, "_run_batches", start)

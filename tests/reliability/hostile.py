@@ -71,8 +71,8 @@ def attempt(*arguments):
 
 def attempt_apart(*arguments, memory=None, timeout=60, **environment):
     """Run a command in a process of its own, which may use so many bytes of address space."""
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}));"
-    program = f"{limit if memory else ''} from nst_jax.apps.cli.main import main; main()"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))\n"
+    program = f"{limit if memory else ''}from nst_jax.apps.cli.main import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", program, *map(os.fsencode, map(str, arguments))],
         capture_output=True,

@@ -304,7 +304,7 @@ class MetricsWriter:
             if self.file is None:
                 earlier = self.earlier_lines(rows[0]["step"])
                 # Unbuffered, so that closing it writes nothing that could fail.
-                self.file = self.path.open("wb", buffering=0)
+                self.file = open(self.path, "wb", buffering=0, opener=_open_at_once)  # noqa: SIM115
                 self.file.write(earlier)
             self.file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         except OSError as error:
@@ -327,6 +327,13 @@ class MetricsWriter:
         """Close the file."""
         if self.file is not None:
             self.file.close()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a reader, if it is a pipe that nobody reads."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def history_rows(history: History) -> list[dict[str, float]]:

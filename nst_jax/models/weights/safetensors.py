@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from nst_jax.errors import InputError
-from nst_jax.files import write_atomically
+from nst_jax.files import why_not_writable, write_atomically
 from nst_jax.models.architectures import Params
 from nst_jax.models.weights.torch import from_state_dict
 from nst_jax.models.weights.validation import WeightFile
@@ -51,11 +51,14 @@ def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -
     arrays = {f"{layer}.{part}": a for layer, parts in layers.items() for part, a in parts.items()}
     data = save(arrays, {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata})
     try:
-        if path.exists() and not path.is_file():  # a rename would replace a device
-            raise InputError(f"{path} is not a regular file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if reason := why_not_writable(path):
+            raise InputError(f"{path}: {reason}")
         write_atomically(path, data)
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a name with zeros
+        why = getattr(error, "strerror", error)
         raise InputError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a folder that you own"
+            f"{path} cannot be written ({why}); choose a file in a folder that you own"
         ) from None
