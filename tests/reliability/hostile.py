@@ -7,11 +7,13 @@ input has been checked by then.
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from apps.helpers import call
@@ -52,6 +54,18 @@ def time_limit(seconds):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def memory_limit(num_bytes):
+    """Let this process take only so many bytes of address space more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def attempt(*arguments):

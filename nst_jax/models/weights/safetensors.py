@@ -10,7 +10,7 @@ from nst_jax.errors import InputError
 from nst_jax.files import why_not_writable, write_atomically
 from nst_jax.models.architectures import Params
 from nst_jax.models.weights.torch import from_state_dict
-from nst_jax.models.weights.validation import WeightFile
+from nst_jax.models.weights.validation import WeightFile, check_size
 
 __all__ = ["NATIVE_FORMAT", "read_safetensors", "write_safetensors"]
 
@@ -26,7 +26,9 @@ def read_safetensors(path: Path) -> WeightFile:
     with safe_open(path, framework="numpy") as file:
 
         def get(key: str) -> npt.NDArray[Any]:
-            dtype = file.get_slice(key).get_dtype()
+            entry = file.get_slice(key)
+            check_size(path, key, entry.get_shape())
+            dtype = entry.get_dtype()
             if dtype not in ("F16", "F32", "F64"):
                 raise InputError(f"{path}: {key} has dtype {dtype}; save it as float32 or float16")
             return file.get_tensor(key)
