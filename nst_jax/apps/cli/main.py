@@ -54,6 +54,12 @@ class ErrorReportingGroup(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            # Click writes some arguments as they are, and some choices on lines of their own.
+            message = printable(" ".join(error.format_message().split()))
+            raise click.UsageError(message, error.ctx) from error
         except (InputError, DivergedError) as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT)
