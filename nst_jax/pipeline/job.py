@@ -29,6 +29,7 @@ from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyra
 from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
+from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
@@ -132,6 +133,7 @@ def prepare_job(
     styles = as_list(styles)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
+    check_pixels_fit(shape)
     levels = plan_levels(settings, shape)
     use_content = content_data is not None and settings.content_weight > 0
     use_style = settings.style_weight > 0
