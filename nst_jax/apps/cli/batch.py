@@ -30,6 +30,7 @@ from nst_jax.apps.cli.options import (
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
 from nst_jax.errors import InputError, printable
+from nst_jax.files import parse_json
 
 if TYPE_CHECKING:
     from nst_jax.pipeline import Progress
@@ -226,6 +227,14 @@ def write_strip(out: Path, panels: Sequence[Path]) -> None:
 
     from nst_jax import images
 
-    strip = np.concatenate([images.read(panel).pixels for panel in panels], axis=1)
-    metadata = [json.loads(images.read_metadata(panel)["nst_jax"]) for panel in panels]
+    pixels, metadata = [], []
+    for panel in panels:
+        pixels.append(images.read(panel).pixels)
+        try:
+            metadata.append(parse_json(images.read_metadata(panel).get("nst_jax")))
+        except ValueError:
+            metadata.append(None)
+        if metadata[-1] is None or pixels[-1].shape[0] != pixels[0].shape[0]:
+            raise InputError(f"{str(panel)!r} is not of this strip; start without --resume")
+    strip = np.concatenate(pixels, axis=1)
     images.write(out, strip, metadata={"nst_jax": json.dumps(metadata)})
