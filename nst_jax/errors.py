@@ -1,8 +1,10 @@
 """The errors that a job reports to its user."""
 
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["DivergedError", "InputError", "MemoryLimitError", "printable"]
+__all__ = ["DivergedError", "InputError", "MemoryLimitError", "printable", "shown"]
+
+MAX_SHOWN: Final = 200  # characters of a value in a message
 
 
 def printable(text: str) -> str:
@@ -15,6 +17,15 @@ def printable(text: str) -> str:
     a\nb \x1b[31m é \udcff
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: the beginning, if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 class InputError(ValueError):

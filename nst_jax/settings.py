@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, shown
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
     from pathlib import Path
@@ -31,7 +31,6 @@ MAX_SIZE: Final = 2**17
 MAX_STEPS: Final = 1_000_000
 MAX_WEIGHT: Final = 1e30  # float32 ends at 3.4e38.
 MAX_STYLE_SCALE: Final = 10
-MAX_SHOWN: Final = 200  # characters of a value in a message
 DEFAULT_STEPS: Final = (200, 100, 80, 60, 40)
 """Steps at each level of the pyramid, coarsest first; the last value repeats. Coarse steps lay out
 the image and are cheap. Fine steps cost more and move the image away from the coarse layout."""
@@ -146,7 +145,7 @@ class Settings:
                 if not is_valid(converted):
                     raise ValueError
             except (AttributeError, OverflowError, TypeError, ValueError):
-                raise InputError(f"{name} is {_shown(value)}; give {expected}") from None
+                raise InputError(f"{name} is {shown(value)}; give {expected}") from None
             object.__setattr__(self, name, converted)
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
@@ -235,7 +234,7 @@ def parse_bytes(limit: str | int) -> int:
         num_bytes = round(amount) if math.isfinite(amount) else 0
     if num_bytes <= 0:
         raise InputError(
-            f"memory_limit is {_shown(limit)}; give an amount such as 8GB, 750MB or 6GiB"
+            f"memory_limit is {shown(limit)}; give an amount such as 8GB, 750MB or 6GiB"
         )
     return num_bytes
 
@@ -277,7 +276,7 @@ def _style_loss(style_loss: Any) -> Any:
     except (AttributeError, OverflowError, TypeError, ValueError):
         pass
     raise InputError(
-        f"style_loss is {_shown(style_loss)}; give {', '.join(choices)}, or several of them with "
+        f"style_loss is {shown(style_loss)}; give {', '.join(choices)}, or several of them with "
         "weights"
     )
 
@@ -289,18 +288,9 @@ def _check_optimizer(optimizer: Any) -> None:
         valid = callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")
     if not valid:
         raise InputError(
-            f"optimizer is {_shown(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
+            f"optimizer is {shown(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
             "transformation"
         )
-
-
-def _shown(value: Any) -> str:
-    """Return a value as a message shows it: the beginning, if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits.
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _is_mesh(value: Any) -> bool:
