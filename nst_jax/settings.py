@@ -151,6 +151,8 @@ class Settings:
             parse_bytes(self.memory_limit)
         object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
         _check_optimizer(self.optimizer)
+        if self.loss_fn is not None and not callable(self.loss_fn):
+            raise InputError(f"loss_fn is {shown(self.loss_fn)}; give a function")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise InputError(
                 "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
@@ -225,7 +227,7 @@ def parse_bytes(limit: str | int) -> int:
     Raises:
         InputError: the text is not an amount of memory, or the amount is not above 0.
     """
-    text = "" if isinstance(limit, int) else str(limit)
+    text = limit if isinstance(limit, str) else ""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
     num_bytes = limit if isinstance(limit, int) else 0
     if match:

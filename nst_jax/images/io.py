@@ -369,11 +369,17 @@ def _to_srgb(image: Image.Image, profile: bytes, label: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _from_array(source: ArrayLike, label: str) -> ImageData:
+def _as_array(source: ArrayLike, label: str) -> np.ndarray:
+    """Convert to NumPy, also what only looks like an array: rows of several lengths, an array that
+    JAX has deleted, a tensor of PyTorch with gradients."""
     try:
-        array = np.asarray(source)
-    except ValueError as error:
+        return np.asarray(source)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{label}: {_one_line(error)}; give one rectangular array") from error
+
+
+def _from_array(source: ArrayLike, label: str) -> ImageData:
+    array = _as_array(source, label)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
             f"{label}: has shape {array.shape}; give (height, width) or (height, width, channels) "
@@ -423,7 +429,7 @@ def _fill_transparent(rgb: np.ndarray, alpha: np.ndarray | None) -> ImageData:
 
 def _clip_finite(values: ArrayLike, label: str) -> np.ndarray:
     """Check that values are finite floats and clip them to float32 in [0, 1]."""
-    array = np.asarray(values)
+    array = _as_array(values, label)
     if array.dtype.kind != "f":
         raise InputError(f"{label}: has {array.dtype} values; give floats in 0..1")
     if not np.isfinite(array).all():

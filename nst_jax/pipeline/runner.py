@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from nst_jax import images
-from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+from nst_jax.errors import DivergedError, InputError, MemoryLimitError, shown
 from nst_jax.optimize import (
     Chunk,
     History,
@@ -164,8 +164,9 @@ def run(
         MemoryLimitError: a level does not fit into the memory even in small tiles.
         DivergedError: the loss is not finite; ``results`` holds the last finite images.
     """
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give a whole number from 1 up")
+    for name, value in (("batch_size", batch_size), ("callback_every", callback_every)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise InputError(f"{name} is {shown(value)}; give a whole number from 1 up")
     if batch_size is not None and batch_size > 1 and has_line_search(job.optimizer):
         raise InputError(
             f"batch_size is {batch_size} and L-BFGS's line search takes one image at a time; give "
