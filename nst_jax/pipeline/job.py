@@ -342,14 +342,16 @@ def _devices(settings: Settings) -> tuple[Any, ...]:
     if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
         if count not in (1, "all", len(available)):
             raise InputError(
-                f"devices is {shown(count)} and the processes have {len(available)} together; give all"
+                f"devices is {shown(count)} and the processes have {len(available)} together; "
+                "give all"
             )
         count = "all"
     if count == "all":
         count = len(available)
     if count > len(available):
         raise InputError(
-            f"devices is {shown(count)} and JAX finds {len(available)}; give a smaller number, or all"
+            f"devices is {shown(count)} and JAX finds {len(available)}; give a smaller number, "
+            "or all"
         )
     return () if count == 1 else tuple(available[:count])
 
