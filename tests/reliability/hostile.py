@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from apps.helpers import call
 
 from nst_jax import InputError
@@ -130,6 +131,24 @@ def assert_clear(outcome):
     """Assert that a command ended well; return its error line, or an empty text."""
     assert complaint(outcome) is None, complaint(outcome)
     return outcome.stderr.strip().split("\n")[-1] if outcome.code == 2 else ""
+
+
+def assert_each(check, rows):
+    """Check each row of a table in one test, which costs less than a test a row; report all that
+    fail."""
+    failures = {}
+    for row in rows:
+        try:
+            check(row)
+        except Exception as error:
+            failures[ascii(row)[:60]] = f"{type(error).__name__}: {str(error)[:300]}"
+    assert not failures
+
+
+def rarely(rows, often=()):
+    """Return the rows of a table; those that are not among ``often`` run in a campaign only."""
+    marks = pytest.mark.campaign
+    return [row if row in often else pytest.param(row, marks=marks) for row in rows]
 
 
 def refusal(function, *arguments, **options):

@@ -142,7 +142,6 @@ def put(name, value):
 
 
 FIRST = "features.0.weight"
-GIB = 2**30
 
 KERAS = {
     f"Keras, {name}": partial(keras_with, change)
@@ -177,7 +176,7 @@ KERAS = {
         "control characters": lambda file, name: file.move("block1_conv1", "a\n\x1b[31m"),
         "a name of 30 KB": lambda file, name: [
             *(file.pop(key) for key in list(file)),
-            file.create_dataset("x" * 30_000, (3,)),
+            file.create_dataset("x" * 30_000, (3,), "f4"),
         ],
     }.items()
 }
@@ -323,7 +322,7 @@ BOMBS = {  # files of some KB or MB that claim gigabytes
         torch_file, put(FIRST, torch.zeros(1, dtype=torch.bfloat16).expand(1000, 10**6))
     ),
     "a pickle in a zip": lambda path: archive(
-        {"a/data.pkl": bytes(GIB), "a/version": b"3"}, path, zipfile.ZIP_DEFLATED
+        {"a/data.pkl": bytes(2**27), "a/version": b"3"}, path, zipfile.ZIP_DEFLATED
     ),
     "a hole of safetensors": lambda path: write_safetensors(
         path, {"conv1_1.weight": claim(shape=(96 * 2**20,), end=384 * 2**20)}, 384 * 2**20
@@ -333,12 +332,12 @@ BOMBS = {  # files of some KB or MB that claim gigabytes
 
 
 def large_chunk(file, name):
-    """Give a bias of 64 values a chunk of 1 GB, which one MB of zeros fills."""
-    options = {"chunks": (2**28,), "maxshape": (None,), "compression": 1}
+    """Give a bias of 64 values a chunk of 256 MB, which little more than 1 MB of file fills."""
+    options = {"chunks": (2**26,), "maxshape": (None,), "compression": 1}
     bias = "block1_conv1/block1_conv1_b_1:0"
     replaced((64,), "f4", options, file, bias)
     packer = zlib.compressobj(1)
-    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(1024)) + packer.flush()
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()
     file[bias].id.write_direct_chunk((0,), packed)
 
 

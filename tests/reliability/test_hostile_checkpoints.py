@@ -14,7 +14,7 @@ import pytest
 from apps.helpers import SMALL, STYLIZE
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from reliability.hostile import assert_clear, attempt, attempt_apart
+from reliability.hostile import assert_clear, attempt, attempt_apart, rarely
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -30,9 +30,10 @@ SETTINGS = {
     "dtype": "float32",
     "style_layers": {"relu1_1": 1.0},
     "content_layers": {"relu1_2": 1.0},
+    "optimizer": "adam",  # It compiles faster.
 }
 CHECKPOINT = Path("out.png.checkpoint")
-RESUME = (*STYLIZE, "-o", "out.png", "--resume")
+RESUME = (*STYLIZE, "--optimizer", "adam", "-o", "out.png", "--resume")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_checkpoint_that_was_cut_is_refused(share, original):
     resume(expected=2)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", rarely(range(60), range(18)))
 def test_a_checkpoint_with_bytes_changed_is_taken_or_refused(seed, original):
     """In turn in its header, in its metadata and anywhere."""
     rng, data = np.random.default_rng(seed), bytearray(original.read_bytes())
@@ -210,9 +211,12 @@ def test_the_checkpoint_of_other_options_is_refused(command, original):
     assert "belongs to another job" in assert_clear(attempt(*RESUME, *command.split()))
 
 
-@pytest.mark.parametrize("panel", ["nothing", "another image", "another size", "false metadata"])
+@pytest.mark.parametrize(
+    "panel", rarely(["nothing", "another size", "false metadata", "another image"], "another image")
+)
 def test_the_panels_of_another_strip_are_refused(panel, workshop):
     line = ("interpolate", "content.png", "style.png", "other.png", *SMALL, "--num-images", "2")
+    line = (*line, "--optimizer", "adam")
     settings = nst_jax.Settings(**SETTINGS)
     job = interpolation_job("content.png", ["style.png", "other.png"], settings, num_images=2)
     with closing(nst_jax.run(job, checkpoint=Path("strip.png.checkpoint"))) as progresses:

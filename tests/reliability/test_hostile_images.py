@@ -8,7 +8,7 @@ import pytest
 from apps.helpers import SMALL
 from PIL import EpsImagePlugin
 from reliability import hostile_images
-from reliability.hostile import assert_clear, attempt, refusal
+from reliability.hostile import assert_clear, assert_each, attempt, rarely, refusal
 
 from nst_jax import images
 from nst_jax.apps.studio import reproduce, uploads
@@ -39,20 +39,22 @@ def fake_ghostscript(workshop):
         yield
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", hostile_images.files())
-def test_a_job_takes_a_file_or_refuses_it_in_one_line(name, place, fake_ghostscript):
-    Path("bad.png").write_bytes(hostile_images.files()[name])
-    Path("ran").unlink(missing_ok=True)
-    line = assert_clear(attempt("stylize", *PLACES[place], *SMALL, "-o", "out.png"))
-    assert not line or "bad.png" in line or "mask" in line or "content" in line
-    assert not Path("ran").exists(), "Ghostscript ran"
+@pytest.mark.parametrize("place", rarely(PLACES, ["content"]))
+def test_a_job_takes_a_file_or_refuses_it_in_one_line(place, fake_ghostscript):
+    def check(name):
+        Path("bad.png").write_bytes(hostile_images.files()[name])
+        line = assert_clear(attempt("stylize", *PLACES[place], *SMALL, "-o", "out.png"))
+        assert not line or "bad.png" in line or "mask" in line or "content" in line
+        assert not Path("ran").exists(), "Ghostscript ran"
+
+    assert_each(check, hostile_images.files())
 
 
-@pytest.mark.parametrize("name", hostile_images.files())
-def test_settings_and_uploads_are_read_from_a_file_or_refused_in_one_line(name, fake_ghostscript):
-    Path("bad.png").write_bytes(hostile_images.files()[name])
-    Path("ran").unlink(missing_ok=True)
-    for read in (images.read_metadata, reproduce.read_settings, uploads.check_image):
-        assert "bad.png" in (refusal(read, "bad.png") or "bad.png")
-    assert not Path("ran").exists(), "Ghostscript ran"
+def test_settings_and_uploads_are_read_from_a_file_or_refused_in_one_line(fake_ghostscript):
+    def check(name):
+        Path("bad.png").write_bytes(hostile_images.files()[name])
+        for read in (images.read_metadata, reproduce.read_settings, uploads.check_image):
+            assert "bad.png" in (refusal(read, "bad.png") or "bad.png")
+        assert not Path("ran").exists(), "Ghostscript ran"
+
+    assert_each(check, hostile_images.files())

@@ -6,7 +6,7 @@ from types import ModuleType
 import click
 import pytest
 from apps.helpers import SMALL, WITHOUT_CONTENT, WITHOUT_STYLE
-from reliability.hostile import STARTED, assert_clear, attempt, memory_limit
+from reliability.hostile import STARTED, assert_clear, assert_each, attempt, memory_limit
 
 from nst_jax.apps.cli.main import main
 
@@ -49,6 +49,12 @@ OPTIONS = [
     for param in command.params
     if isinstance(param, click.Option) and not param.is_flag
 ]
+OFTEN = [  # An option that several commands share is tried with one of them.
+    (name, option)
+    for name, option in OPTIONS
+    if name == "stylize" or ("stylize", option) not in OPTIONS
+]
+ROWS = [row if row in OFTEN else pytest.param(*row, marks=pytest.mark.campaign) for row in OPTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +71,10 @@ def test_each_command_has_a_valid_command_line():
     assert set(COMMANDS) == {name for name, _ in leaves(main)}
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda v: ascii(v)[:20])
-@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda v: v)
-def test_an_option_takes_a_value_or_refuses_it_in_one_line(command, option, value):
-    assert_clear(attempt(*command.split(), *COMMANDS[command], option, value))
+@pytest.mark.parametrize(("command", "option"), ROWS, ids=lambda v: v)
+def test_an_option_takes_each_value_or_refuses_it_in_one_line(command, option):
+    line = (*command.split(), *COMMANDS[command], option)
+    assert_each(lambda value: assert_clear(attempt(*line, value)), VALUES)
 
 
 @pytest.mark.parametrize("size", ["65536", "131072"])
@@ -98,15 +104,17 @@ WORDS = (  # words in place of or behind the arguments of a command
 )
 
 
-@pytest.mark.parametrize("words", WORDS, ids=lambda v: ascii(v)[:24])
 @pytest.mark.parametrize("command", [*COMMANDS, "", "weights", "nothing", "a\nb", "\x1b[31m"])
-def test_words_that_no_command_takes_are_refused_in_one_line(command, words, monkeypatch):
+def test_words_that_no_command_takes_are_refused_in_one_line(command, monkeypatch):
     monkeypatch.setattr(main.commands["doctor"], "callback", lambda: None)
     first = command.split(" ") if command else []
-    if not words and command in ("", "weights"):
-        pytest.skip("shows the help")
-    assert_clear(attempt(*first, *words))
-    assert_clear(attempt(*first, *COMMANDS.get(command, ()), *words))
+
+    def check(words):
+        if words or command not in ("", "weights"):  # These show their help.
+            assert_clear(attempt(*first, *words))
+            assert_clear(attempt(*first, *COMMANDS.get(command, ()), *words))
+
+    assert_each(check, WORDS)
 
 
 COMBINATIONS = (  # options that exclude each other or need each other, for stylize

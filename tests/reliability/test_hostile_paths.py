@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from apps.helpers import SMALL
-from reliability.hostile import assert_clear, attempt, attempt_apart, refusal
+from reliability.hostile import assert_clear, assert_each, attempt, attempt_apart, rarely, refusal
 
 from nst_jax import images, weights
 from nst_jax.apps import plots
@@ -100,12 +100,14 @@ def entries():
     return {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
 
 
-@pytest.mark.parametrize("path", UNREADABLE, ids=lambda p: ascii(p)[:24])
-@pytest.mark.parametrize("place", PLACES)
-def test_a_path_that_cannot_be_read_is_named_in_one_line(place, path, special, stops_at_start):
-    outcome = attempt(*at(PLACES[place], path))
-    assert_clear(outcome)
-    assert outcome.code == 2 or (place.startswith("batch") and path in ("", ".")), outcome
+@pytest.mark.parametrize("place", rarely(PLACES, ["content", "batch style", "verify", "plot"]))
+def test_a_path_that_cannot_be_read_is_named_in_one_line(place, special, stops_at_start):
+    def check(path):
+        outcome = attempt(*at(PLACES[place], path))
+        assert_clear(outcome)
+        assert outcome.code == 2 or (place.startswith("batch") and path in ("", ".")), outcome
+
+    assert_each(check, UNREADABLE)
 
 
 @pytest.mark.parametrize("path", UNWRITABLE, ids=lambda p: ascii(p)[:24])
@@ -163,7 +165,7 @@ def test_functions_refuse_a_path_in_one_line(path, special):
     assert refusal(plots.plot_losses, {}, path)
 
 
-@pytest.mark.parametrize("name", [RAW, "new\nline.png"], ids=ascii)
+@pytest.mark.parametrize("name", rarely([RAW, "new\nline.png"], [RAW]), ids=ascii)
 def test_a_strict_terminal_shows_the_name_of_every_output(name, special):
     line = at(OUTPUTS["out"], name)
     outcome = attempt_apart(*line, "--steps", "0", PYTHONIOENCODING="utf-8:strict")
@@ -172,7 +174,7 @@ def test_a_strict_terminal_shows_the_name_of_every_output(name, special):
 
 
 def test_a_log_that_is_a_pipe_without_a_reader_costs_no_image(special):
-    outcome = attempt(*at(OUTPUTS["log"], "pipe.png"), "--steps", "1")
+    outcome = attempt(*at(OUTPUTS["log"], "pipe.png"), "--steps", "1", "--optimizer", "adam")
     assert_clear(outcome)
     assert (outcome.code, outcome.stderr.count("log 'pipe.png' ends here")) == (0, 1)
     assert Path("pipe.png").is_fifo()
