@@ -29,7 +29,7 @@ WEIGHT_STARTS = [
     b"\x20\0\0\0\0\0\0\0{",
 ]
 OPTIONS = [
-    *("--size", "--min-size", "--steps", "--content-weight", "--style-weights", "--style-scales"),
+    *("--min-size", "--steps", "--content-weight", "--style-weights", "--style-scales"),
     *("--style-layers", "--style-loss", "--mask-colors", "--memory-limit", "--devices", "--seed"),
     *(
         "--ema-decay",
