@@ -1,6 +1,6 @@
 """The errors that a job reports to its user."""
 
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "DivergedError",
@@ -8,15 +8,44 @@ __all__ = [
     "MemoryLimitError",
     "OutOfMemoryError",
     "is_out_of_memory",
+    "printable",
+    "shown",
 ]
+
+MAX_SHOWN: Final = 200  # characters of a value in a message
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, with characters that a terminal would obey as escapes.
+
+    A file may be named with line ends, with the codes that color and move text, or with bytes that
+    are no text, which Python holds as lone surrogates and cannot print.
+
+    >>> print(printable("a\nb \x1b[31m é \udcff"))
+    a\nb \x1b[31m é \udcff
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: the beginning, if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 class InputError(ValueError):
     """The user gave a file, an option or an array that the job cannot use.
 
     The message is one line. It names what was given, what is allowed and what to do next. The
-    command line prints it without a traceback and exits with code 2.
+    command line prints it without a traceback and exits with code 2. Line ends and other control
+    characters in it, which names of files may have, become escapes.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class MemoryLimitError(InputError):

@@ -7,10 +7,10 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, shown
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
     from pathlib import Path
@@ -155,13 +155,14 @@ class Settings:
                 if not is_valid(converted):
                     raise ValueError
             except (AttributeError, OverflowError, TypeError, ValueError):
-                raise InputError(f"{name} is {value!r}; give {expected}") from None
+                raise InputError(f"{name} is {shown(value)}; give {expected}") from None
             object.__setattr__(self, name, converted)
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
-        _check_style_loss(self.style_loss)
-        if isinstance(self.optimizer, str) and self.optimizer not in ("auto", "lbfgs", "adam"):
-            raise InputError(f"optimizer is {self.optimizer!r}; choose auto, lbfgs or adam")
+        object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
+        _check_optimizer(self.optimizer)
+        if self.loss_fn is not None and not callable(self.loss_fn):
+            raise InputError(f"loss_fn is {shown(self.loss_fn)}; give a function")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise InputError(
                 "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
@@ -236,14 +237,17 @@ def parse_bytes(limit: str | int) -> int:
     Raises:
         InputError: the text is not an amount of memory, or the amount is not above 0.
     """
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt])(i?)b?\s*", str(limit), re.IGNORECASE)
+    text = limit if isinstance(limit, str) else ""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
     num_bytes = limit if isinstance(limit, int) else 0
     if match:
         number, unit, binary = match.groups()
         amount = float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()]
         num_bytes = round(amount) if math.isfinite(amount) else 0
     if num_bytes <= 0:
-        raise InputError(f"memory_limit is {limit!r}; give an amount such as 8GB, 750MB or 6GiB")
+        raise InputError(
+            f"memory_limit is {shown(limit)}; give an amount such as 8GB, 750MB or 6GiB"
+        )
     return num_bytes
 
 
@@ -272,19 +276,32 @@ def _layer_weights(layers: Mapping[str, float]) -> dict[str, float]:
     return {str(layer): float(weight) for layer, weight in layers.items()}
 
 
-def _check_style_loss(style_loss: Any) -> None:
-    if hasattr(style_loss, "measure"):
-        return
+def _style_loss(style_loss: Any) -> Any:
     choices = get_args(StyleLossName)
-    weights = style_loss if isinstance(style_loss, Mapping) else {style_loss: 1.0}
+    if hasattr(style_loss, "measure") or (isinstance(style_loss, str) and style_loss in choices):
+        return style_loss
     try:
-        valid = all(name in choices and _is_weight(float(weights[name])) for name in weights)
-    except (TypeError, ValueError):
-        valid = False
-    if not (valid and any(weights.values())):
+        weights = _layer_weights(cast("Mapping[str, float]", style_loss))
+        valid = set(weights) <= set(choices) and all(map(_is_weight, weights.values()))
+        if valid and any(weights.values()):
+            return weights
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        pass
+    raise InputError(
+        f"style_loss is {shown(style_loss)}; give {', '.join(choices)}, or several of them with "
+        "weights"
+    )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, str):
+        valid = optimizer in ("auto", "lbfgs", "adam")
+    else:
+        valid = callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")
+    if not valid:
         raise InputError(
-            f"style_loss is {style_loss!r}; give {', '.join(choices)}, or several of them with "
-            "weights"
+            f"optimizer is {shown(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
+            "transformation"
         )
 
 

@@ -1,8 +1,8 @@
 """The losses of a run as a plot, from its history or from the log that it wrote."""
 
 import io
-import json
 import os
+import stat
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from nst_jax.errors import InputError
-from nst_jax.files import write_atomically
+from nst_jax.files import parse_json, why_not_writable, write_atomically
 from nst_jax.optimize import History, concatenate_history
 
 __all__ = ["check_output_path", "plot_losses", "read_log"]
@@ -56,7 +56,7 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
             label=None if layer else name,
         )
     sizes = history.get("size", np.zeros(len(steps)))
-    starts = np.flatnonzero(np.diff(sizes)) + 1
+    starts = np.flatnonzero(sizes[1:] != sizes[:-1]) + 1
     for start in (0, *starts) if len(starts) else ():
         axes.axvline(float(steps[start]) - 0.5, color="gray", linewidth=0.8, linestyle=":")
         axes.annotate(
@@ -74,7 +74,8 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
     if axes.get_legend_handles_labels()[0]:  # All losses may be 0.
         axes.legend(frameon=False)
     encoded = io.BytesIO()
-    figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
+    with np.errstate(over="ignore"):  # Matplotlib leaves a margin around the largest float.
+        figure.savefig(encoded, format=Path(path).suffix[1:].lower(), dpi=150)
     try:
         write_atomically(Path(path), encoded.getbuffer())
     except OSError as error:
@@ -87,8 +88,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     """Check a plot's path before there are losses to plot.
 
     Raises:
-        InputError: Matplotlib is not installed, the extension is unknown, or the folder is missing
-            or read-only.
+        InputError: Matplotlib is not installed, the extension is unknown, or the file cannot be
+            written.
     """
     path = Path(path)
     if find_spec("matplotlib") is None:
@@ -97,8 +98,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
         )
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"plot {str(path)!r}: unknown extension; use one of {', '.join(FORMATS)}")
-    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # noqa: PTH112
-        raise InputError(f"plot {str(path)!r} is not a file in a writable folder; choose another")
+    if reason := why_not_writable(path):
+        raise InputError(f"plot {str(path)!r}: {reason}")
 
 
 def read_log(path: str | os.PathLike[str]) -> History:
@@ -110,12 +111,15 @@ def read_log(path: str | os.PathLike[str]) -> History:
         InputError: the file cannot be read, is no log, or has no steps.
     """
     label = f"log {os.fspath(path)!r}"
-    if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"{label} is a folder, pipe or device; give a file that --log wrote")
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # Reading a pipe would wait for a writer.
+            raise InputError(f"{label} is a folder, pipe or device; give a file that --log wrote")
         lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{label} cannot be read: {error.strerror}; check the path") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # A ValueError for a name with zeros.
+        why = getattr(error, "strerror", error)
+        raise InputError(f"{label} cannot be read: {why}; check the path") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -132,7 +136,7 @@ def read_log(path: str | os.PathLike[str]) -> History:
 
 
 def _parse_row(line: bytes) -> History:
-    row = json.loads(line)  # A ValueError for bytes that are no text, too.
+    row = parse_json(line)  # A ValueError for bytes that are no text, too.
     if not isinstance(row, dict) or not {"step", "total"} <= set(row):
         raise ValueError("no losses")
     if not all(type(value) in (int, float) for value in row.values()):

@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from nst_jax.errors import InputError, MemoryLimitError
-from nst_jax.files import write_atomically
+from nst_jax.files import parse_json, why_not_writable, write_atomically
 
 __all__ = [
     "FORMATS",
@@ -93,8 +93,8 @@ def read(source: ImageSource, *, name: str = "image") -> ImageData:
         name: what error messages call the image.
 
     Raises:
-        InputError: the file cannot be opened or decoded, is not a regular file, or has more than
-            400 million pixels; or the array has another shape, dtype or range.
+        InputError: the file cannot be opened or decoded, is EPS or not a regular file, or has more
+            than 400 million pixels; or the array has another shape, dtype or range.
         MemoryLimitError: there is not enough memory to read it.
 
     >>> import numpy as np
@@ -244,8 +244,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     """Check what can be checked about an output file before there is an image to write.
 
     Raises:
-        InputError: an unknown extension, a missing folder, a folder at ``path``, or a file or
-            folder that is read-only.
+        InputError: an unknown extension, a missing folder, a folder, pipe or device at ``path``,
+            or a file or folder that is read-only.
 
     >>> check_output_path("photo.png")
     >>> check_output_path("photo.gif")  # doctest: +ELLIPSIS
@@ -256,15 +256,8 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
     label = f"output {str(path)!r}"
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{label}: there is no folder {str(path.parent)!r}; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{label}: its folder is read-only; choose another or allow writing")
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        raise InputError(f"{label}: is a folder; give a file name")
-    # A rename would replace a read-only file without an error.
-    if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
-        raise InputError(f"{label}: is read-only; choose another name or allow writing")
+    if reason := why_not_writable(path):
+        raise InputError(f"{label}: {reason}")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -292,7 +285,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             return {key: str(value) for key, value in image.text.items()}
         description = image.getexif().get(ExifTags.Base.ImageDescription)
     try:
-        metadata = json.loads(description or "{}")
+        metadata = parse_json(description or "{}")
     except ValueError:  # for example a camera's caption
         return {}
     if not isinstance(metadata, dict):
@@ -305,14 +298,21 @@ def _open(path: str | os.PathLike[str], label: str) -> Image.Image:
         raise InputError(
             f"{label}: is a folder, pipe or device; give the path of a regular image file"
         )
-    # Pillow's limit against decompression bombs is a global that it checks while it reads the
-    # header. It raises above twice the limit and warns above the limit.
+    # Pillow's limit against decompression bombs is a global that it checks after it has read the
+    # header. It is lower than ours, and above half of it Pillow warns.
     with _pixel_limit_lock:
-        previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+        previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            image = Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = previous_limit
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise InputError(
+            f"{label}: too large: {image.width}x{image.height} are more than {MAX_PIXELS} pixels; "
+            "scale it down first"
+        )
+    return image
 
 
 @contextmanager
@@ -327,8 +327,6 @@ def _as_input_error(label: str) -> Iterator[None]:
             f"{label}: needs more memory than there is; close other programs, or scale it down "
             "first"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{label}: too large: {_one_line(error)} Scale it down first.") from error
     except UnidentifiedImageError as error:
         raise InputError(
             f"{label}: not an image, or in a format that is not supported; "
@@ -356,6 +354,8 @@ def _one_line(error: Exception) -> str:
 def _from_pil(image: Image.Image, label: str) -> ImageData:
     if 0 in image.size:
         raise InputError(f"{label}: has no pixels (size {image.size}); give another image")
+    if image.format == "EPS":  # Pillow would run Ghostscript, and an EPS file is a program for it.
+        raise InputError(f"{label}: is EPS, which is not run; convert it to PNG, JPEG or TIFF")
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
@@ -423,11 +423,17 @@ def _to_srgb(image: Image.Image, profile: bytes, label: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _from_array(source: ArrayLike, label: str) -> ImageData:
+def _as_array(source: ArrayLike, label: str) -> np.ndarray:
+    """Convert to NumPy, also what only looks like an array: rows of several lengths, an array that
+    JAX has deleted, a tensor of PyTorch with gradients."""
     try:
-        array = np.asarray(source)
-    except ValueError as error:
+        return np.asarray(source)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{label}: {_one_line(error)}; give one rectangular array") from error
+
+
+def _from_array(source: ArrayLike, label: str) -> ImageData:
+    array = _as_array(source, label)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
             f"{label}: has shape {array.shape}; give (height, width) or (height, width, channels) "
@@ -477,7 +483,7 @@ def _fill_transparent(rgb: np.ndarray, alpha: np.ndarray | None) -> ImageData:
 
 def _clip_finite(values: ArrayLike, label: str) -> np.ndarray:
     """Check that values are finite floats and clip them to float32 in [0, 1]."""
-    array = np.asarray(values)
+    array = _as_array(values, label)
     if array.dtype.kind != "f":
         raise InputError(f"{label}: has {array.dtype} values; give floats in 0..1")
     if not np.isfinite(array).all():

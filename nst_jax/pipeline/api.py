@@ -15,7 +15,7 @@ from typing import Unpack
 
 import numpy as np
 
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, shown
 from nst_jax.images import ImageSource
 from nst_jax.pipeline.job import Job, as_list, prepare_job
 from nst_jax.pipeline.result import Result
@@ -267,8 +267,10 @@ def interpolation_job(
     """Return the job of `interpolate_styles`."""
     _require_single_styles(settings)
     styles = as_list(styles)
-    if len(styles) < 2 or num_images < 2:
-        raise InputError(f"{len(styles)} styles and {num_images} images; give at least two of both")
+    if len(styles) < 2 or not isinstance(num_images, int) or num_images < 2:
+        raise InputError(
+            f"{len(styles)} styles and {shown(num_images)} images; give at least two of both"
+        )
     positions = np.linspace(0, len(styles) - 1, num_images)
     mixes = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(len(styles)))).tolist()
     return prepare_job(content, styles, settings, mixes=mixes)
@@ -282,6 +284,8 @@ def _results(
     resume: bool,
     batch_size: int | None = None,
 ) -> Iterator[Result]:
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise InputError(f"checkpoint is {shown(checkpoint)}; give the path of a file")
     progresses = run(
         job,
         batch_size=batch_size,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nst_jax.errors import InputError
-from nst_jax.files import atomic_path
+from nst_jax.errors import InputError, shown
+from nst_jax.files import atomic_path, parse_json, why_not_writable
 from nst_jax.optimize import History, State, to_host
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.job import Job
@@ -65,11 +66,14 @@ def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None
         "level": checkpoint.level,
         "columns": list(checkpoint.history),
     }
+    label = f"checkpoint {os.fspath(path)!r}"
+    if reason := why_not_writable(path):
+        raise InputError(f"{label} cannot be written: {reason}")
     try:
         with atomic_path(Path(path)) as temporary:
             save_file(arrays, temporary, {METADATA_KEY: json.dumps(metadata)})
     except (OSError, SafetensorError) as error:
-        raise InputError(f"checkpoint {str(path)!r} cannot be written: {error}") from error
+        raise InputError(f"{label} cannot be written: {error}") from error
 
 
 def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
@@ -84,27 +88,36 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
     label = f"checkpoint {os.fspath(path)!r}"
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long.
         raise InputError(f"{label} does not exist; start without resume")
+    if not os.path.isfile(path):  # noqa: PTH113 - opening a pipe would wait for a writer
+        raise InputError(f"{label} is a folder, pipe or device; start without resume")
+    incomplete = InputError(f"{label} is no complete checkpoint of this job; start without resume")
     try:
         with safe_open(path, "np") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+            metadata = parse_json((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        saved, saved_index = metadata["job"], metadata["index"]
+        level, num_images = metadata["level"], metadata["num_images"]
         history = History({name: arrays[f"history/{name}"] for name in metadata["columns"]})
-        saved, num_images = metadata["job"], int(metadata["num_images"])
-        level = job.levels[metadata["level"]]
-        candidates = (metadata["index"], *range(len(job.mixes)))
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{label} is no complete checkpoint of this job; start without resume"
-        ) from error
+        raise incomplete from error
+    if not (
+        isinstance(saved, dict)
+        and _is_index(saved_index, math.inf)
+        and _is_index(level, len(job.levels))
+        and _is_index(num_images, len(job.mixes) + 1)
+        and num_images > 0
+        and _is_history(history, num_images)
+    ):
+        raise incomplete
+    candidates = (saved_index, *range(len(job.mixes)))
     index = next((i for i in candidates if _identity(job, i, num_images) == saved), None)
     if index is None:
         current = _identity(job, 0, num_images)
-        name = next(n for n in sorted({*saved, *current}) if saved.get(n) != current.get(n))
         raise InputError(
-            f"{label} belongs to another job: {_difference(name, saved, current)}; give the same, "
+            f"{label} belongs to another job: {_difference(saved, current)}; give the same, "
             "or start without resume"
         )
-    like = jax.eval_shape(lambda: _state_template(job, level.shape, num_images))
+    like = jax.eval_shape(lambda: _state_template(job, job.levels[level].shape, num_images))
     leaves = []
     for name, leaf in _named_leaves(like).items():
         array = arrays.get(name)
@@ -115,7 +128,15 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
             )
         leaves.append(jnp.asarray(array))
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    return Checkpoint(index, num_images, metadata["level"], state, history)
+    done, steps = np.ravel(state.ema_count), np.ravel(state.step)
+    if not (
+        (done == done[0]).all()
+        and 0 <= done[0] <= job.levels[level].steps
+        and ((steps >= 0) & (steps <= job.num_steps)).all()
+        and np.isfinite(np.asarray(state.image)).all()
+    ):
+        raise incomplete
+    return Checkpoint(index, num_images, level, state, history)
 
 
 def index_of(path: str | os.PathLike[str], job: Job) -> int | None:
@@ -155,10 +176,31 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def _difference(name: str, saved: dict[str, Any], current: dict[str, Any]) -> str:
+def _is_index(value: Any, end: float) -> bool:
+    return type(value) is int and 0 <= value < end
+
+
+def _is_history(history: History, num_images: int) -> bool:
+    """Return whether the columns are numbers, one a step, or one a step and image."""
+    columns = [np.asarray(column) for column in history.values()]
+    numbers = all(column.ndim and column.dtype.kind in "fiu" for column in columns)
+    shapes = {column.shape for column in columns} if numbers else set()
+    rows = {shape[0] for shape in shapes}
+    return (
+        numbers
+        and len(rows) <= 1
+        and all(shape[1:] in ((), (num_images,)) for shape in shapes)
+        and (not columns or {"step", "total"} <= set(history))
+    )
+
+
+def _difference(saved: dict[str, Any], current: dict[str, Any]) -> str:
+    missing = object()
+    names = sorted({*saved, *current})
+    name = next(n for n in names if saved.get(n, missing) != current.get(n, missing))
     if name == "pixels":
         return "its images have the same names and other pixels"
-    return f"{name} is {saved.get(name)!r} there and {current.get(name)!r} here"
+    return f"{name} is {shown(saved.get(name))} there and {shown(current.get(name))} here"
 
 
 def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, shown
 from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights, StyleStatistic
 from nst_jax.losses.objective import normalize_weights
@@ -29,6 +29,7 @@ from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyra
 from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
+from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
@@ -141,6 +142,7 @@ def prepare_job(
     styles = as_list(styles)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
+    check_pixels_fit(shape)
     levels = plan_levels(settings, shape)
     use_content = content_data is not None and settings.content_weight > 0
     use_style = settings.style_weight > 0
@@ -291,6 +293,8 @@ def _load_weights(settings: Settings) -> weight_files.Weights:
     weights = settings.weights
     if isinstance(weights, Mapping):
         weights = weight_files.from_params(weights)
+    if not isinstance(weights, str | os.PathLike | weight_files.Weights | None):
+        raise InputError(f"weights is {shown(weights)}; give a file, Weights or parameters")
     if not isinstance(weights, weight_files.Weights):
         return weight_files.load_pretrained(settings.model, weights)
     if settings.model not in ("auto", weights.model):
@@ -347,14 +351,16 @@ def _devices(settings: Settings) -> tuple[Any, ...]:
     if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
         if count not in (1, "all", len(available)):
             raise InputError(
-                f"devices is {count} and the processes have {len(available)} together; give all"
+                f"devices is {shown(count)} and the processes have {len(available)} together; "
+                "give all"
             )
         count = "all"
     if count == "all":
         count = len(available)
     if count > len(available):
         raise InputError(
-            f"devices is {count} and JAX finds {len(available)}; give a smaller number, or all"
+            f"devices is {shown(count)} and JAX finds {len(available)}; give a smaller number, "
+            "or all"
         )
     return () if count == 1 else tuple(available[:count])
 

@@ -9,7 +9,13 @@ import psutil
 
 from nst_jax.errors import MemoryLimitError
 
-__all__ = ["available_bytes", "compile_within_limit", "required_bytes", "trim_malloc"]
+__all__ = [
+    "available_bytes",
+    "check_pixels_fit",
+    "compile_within_limit",
+    "required_bytes",
+    "trim_malloc",
+]
 
 CPU_SCRATCH_FRACTION: Final = 0.15
 """What a CPU's kernels allocate in addition to XLA's plan, as a fraction of its temporaries. For
@@ -88,6 +94,20 @@ def available_bytes() -> int | None:
     if not all("bytes_limit" in each for each in stats):
         return None
     return min(each["bytes_limit"] - each.get("bytes_in_use", 0) for each in stats)
+
+
+def check_pixels_fit(shape: tuple[int, int]) -> None:
+    """Refuse an image of this (h, w) that the host cannot hold, before it is made.
+
+    Raises:
+        MemoryLimitError: the image, its resampled bands and one copy need more memory than is free.
+    """
+    needed, free = 3 * 3 * 4 * shape[0] * shape[1], psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryLimitError(
+            f"{shape[1]}x{shape[0]} pixels need {needed / 2**30:.2g} GiB of memory as an image "
+            f"alone and {free / 2**30:.2g} GiB are free; choose a smaller size"
+        )
 
 
 def trim_malloc() -> None:

@@ -25,6 +25,7 @@ from nst_jax.errors import (
     MemoryLimitError,
     OutOfMemoryError,
     is_out_of_memory,
+    shown,
 )
 from nst_jax.optimize import (
     Chunk,
@@ -184,8 +185,9 @@ def run(
     >>> progress.done, progress.step, last.shape
     (True, 2, (16, 16, 3))
     """
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give a whole number from 1 up")
+    for name, value in (("batch_size", batch_size), ("callback_every", callback_every)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise InputError(f"{name} is {shown(value)}; give a whole number from 1 up")
     if batch_size is not None and batch_size > 1 and has_line_search(job.optimizer):
         raise InputError(
             f"batch_size is {batch_size} and L-BFGS's line search takes one image at a time; give "

@@ -70,12 +70,15 @@ def test_damaged_files_are_refused(job_of, leave_at, checkpoint, tmp_path):
     with safe_open(checkpoint, "np") as file:
         metadata = file.metadata()
 
-    def refused(path, message="is no complete checkpoint of this job; start without resume"):
+    def refused(
+        path,
+        message="is no complete checkpoint of this job; start without resume",
+    ):
         with pytest.raises(InputError, match=message):
             checkpoints.load(path, job_of())
 
     refused(tmp_path / "missing", "does not exist; start without resume")
-    refused(tmp_path)
+    refused(tmp_path, "is a folder, pipe or device; start without resume")
     for damaged in (b"", complete[: len(complete) // 2], b"a letter to a friend"):
         checkpoint.write_bytes(damaged)
         refused(checkpoint)

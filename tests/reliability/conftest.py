@@ -1,15 +1,21 @@
-"""What an uninterrupted job makes, a server that misbehaves, and an empty cache of weights."""
+"""Folders, jobs and servers for the tests of bad input and of faults."""
 
+import functools
+import logging
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 from apps.helpers import make
 from models.weights import helpers
 from PIL import Image
 from reliability.bad_server import download_module, serve
 from reliability.faults import STYLIZE
+from reliability.hostile import Started
 
-from nst_jax.models.weights import pretrained
+from nst_jax.models.weights import bundled_path, pretrained
+from nst_jax.pipeline import runner
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +53,41 @@ def weight_cache(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "READ_TIMEOUT", 0.3)
     monkeypatch.setattr(pretrained, "_failed_downloads", {})
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Work in a folder with three photos of 32x24 pixels, offline. The bundled weights are read
+    once: they take longer than all else that a refused command does."""
+    load = functools.cache(pretrained.load)
+    folder = tmp_path_factory.mktemp("workshop")
+    logger = logging.getLogger("nst_jax")
+    handlers, level = logger.handlers, logger.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("NST_JAX_OFFLINE", "1")
+        patch.setenv("NST_JAX_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", os.fspath(Path(__file__).parents[2]))
+        patch.setattr(
+            pretrained,
+            "load",
+            lambda path, **kw: (
+                load(path) if path == bundled_path() else load.__wrapped__(path, **kw)
+            ),
+        )
+        rng = np.random.default_rng(0)
+        for name in ("content", "style", "other"):
+            Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(f"{name}.png")
+        yield folder
+    logger.handlers, logger.propagate = handlers, True
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def stops_at_start(workshop, monkeypatch):
+    """End each job where its first step would be compiled."""
+
+    def start(*arguments):
+        raise Started
+
+    monkeypatch.setattr(runner, "_run_batches", start)

@@ -29,7 +29,8 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, printable
+from nst_jax.files import parse_json
 
 if TYPE_CHECKING:
     from nst_jax.pipeline import Progress
@@ -120,18 +121,19 @@ def batch(
             if item.error is not None:
                 failures[str(item.error)] += 1
     items = plan_items(content_paths, style_paths, out, suffix)
+    label = printable(str(out))
     stopped = made + skipped + failures.total() < len(take_share(items, *own_share))
     for failure, count in failures.items():
         click.echo(f"error: {failure} ({count} of the images)", err=True)
-    click.echo(f"{out}: {made} images made, {skipped} skipped, {failures.total()} failed")
+    click.echo(f"{label}: {made} images made, {skipped} skipped, {failures.total()} failed")
     if own_share.size > 1:
         existing = sum(item.out.is_file() for item in items)
         click.echo(
-            f"{out}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
+            f"{label}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
             f"{len(items)} images in the folder"
         )
     if stopped:
-        click.echo(f"{out}: stopped; the same command continues", err=True)
+        click.echo(f"{label}: stopped; the same command continues", err=True)
     if failures or stopped:
         click.get_current_context().exit(130 if stopped else 2)
 
@@ -177,6 +179,7 @@ def interpolate(
     from nst_jax.pipeline.api import interpolation_job
 
     settings = pop_settings(options)
+    check_outputs(out, [])
     panels = [out.with_name(f"{out.name}.{i + 1}.png") for i in range(num_images)]
     for path in (out, *panels):
         check_outputs(path, [content, *style, *setting_files(settings)])
@@ -205,15 +208,16 @@ def interpolate(
     if done == 0:
         click.echo("stopped before the first image was finished", err=True)
         click.get_current_context().exit(130)
+    label = printable(str(out))
     if done < num_images:
         click.echo(
-            f"{out}: stopped after {done} of {num_images} images; the same command with --resume "
+            f"{label}: stopped after {done} of {num_images} images; the same command with --resume "
             "continues",
             err=True,
         )
         click.get_current_context().exit(130)
     height, width = job.levels[-1].shape
-    click.echo(f"{out}: {num_images * width}x{height}, {num_images} images")
+    click.echo(f"{label}: {num_images * width}x{height}, {num_images} images")
     for panel in panels:
         with suppress(OSError):
             panel.unlink()
@@ -225,6 +229,14 @@ def write_strip(out: Path, panels: Sequence[Path]) -> None:
 
     from nst_jax import images
 
-    strip = np.concatenate([images.read(panel).pixels for panel in panels], axis=1)
-    metadata = [json.loads(images.read_metadata(panel)["nst_jax"]) for panel in panels]
+    pixels, metadata = [], []
+    for panel in panels:
+        pixels.append(images.read(panel).pixels)
+        try:
+            metadata.append(parse_json(images.read_metadata(panel).get("nst_jax")))
+        except ValueError:
+            metadata.append(None)
+        if metadata[-1] is None or pixels[-1].shape[0] != pixels[0].shape[0]:
+            raise InputError(f"{str(panel)!r} is not of this strip; start without --resume")
+    strip = np.concatenate(pixels, axis=1)
     images.write(out, strip, metadata={"nst_jax": json.dumps(metadata)})

@@ -6,6 +6,7 @@ JAX is imported by the commands that compute, not by ``--help``.
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -36,10 +37,12 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
-from nst_jax.errors import DivergedError, InputError, is_out_of_memory
+from nst_jax.errors import DivergedError, InputError, is_out_of_memory, printable
 from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
+
+log = logging.getLogger("nst_jax")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -55,6 +58,12 @@ class ErrorReportingGroup(click.Group):
         try:
             with interrupted_by_sigterm():
                 return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            # Click writes some arguments as they are, and some choices on lines of their own.
+            message = printable(" ".join(error.format_message().split()))
+            raise click.UsageError(message, error.ctx) from error
         except (InputError, DivergedError) as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT)
@@ -84,14 +93,19 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    """Show a warning of a library, such as Pillow about a damaged file, as a note of one line."""
+    log.warning("%s", printable(str(message).strip()))
+
+
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nst-jax")
 def main() -> None:
     """Stylize a photo with the style of another image: neural style transfer, compiled with JAX."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
-    logger = logging.getLogger("nst_jax")
-    logger.handlers, logger.propagate = [handler], False
+    log.handlers, log.propagate = [handler], False
+    warnings.showwarning = show_warning
 
 
 main.add_command(batch)

@@ -113,7 +113,7 @@ class LayerWeightsType(click.ParamType):
         for item in str(value).split(","):
             layer, colon, text = item.strip().partition(":")
             if layer in layers:
-                self.fail(f"{layer} is named twice", param, ctx)
+                self.fail(f"{layer!r} is named twice", param, ctx)
             weight: Any = text if colon else 1.0
             layers[layer] = click.FLOAT.convert(weight, param, ctx)
         return layers

@@ -36,7 +36,7 @@ class ShardType(click.ParamType):
         """Parse the value."""
         if value == "auto" or isinstance(value, Shard):
             return value
-        numbers = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
         shard = Shard(int(numbers[1]) - 1, int(numbers[2])) if numbers else None
         if shard is None or not 0 <= shard.rank < shard.size:
             self.fail(
@@ -65,16 +65,32 @@ PROCESS_OPTIONS: Final[tuple[Callable[..., Any], ...]] = (
 
 
 def resolve_shard(shard: Any) -> Shard:
-    """Return the share of this process; on a host with several, it takes a GPU of its own."""
+    """Return the share of this process; on a host with several, it takes a GPU of its own.
+
+    Raises:
+        InputError: the variables of a launcher name no share.
+    """
     if isinstance(shard, Shard):
         return shard
     for rank, size, local_rank in LAUNCHERS:
         if rank in os.environ and size in os.environ:
-            found = Shard(int(os.environ[rank]), int(os.environ[size]))
+            found = _parse_share(os.environ[rank], os.environ[size])
+            if found is None:
+                raise InputError(
+                    f"{rank} is {os.environ[rank][:80]!r} and {size} {os.environ[size][:80]!r}, "
+                    "which is no share; give --shard i/n"
+                )
             if found.size > 1 and local_rank in os.environ:
                 _take_gpu(os.environ[local_rank])
             return found
     return Shard(0, 1)
+
+
+def _parse_share(rank: str, size: str) -> Shard | None:
+    """Return the share with this rank, from 0; None if there is no such share."""
+    if not all(re.fullmatch(r"\d{1,9}", text) for text in (rank, size)):
+        return None
+    return Shard(int(rank), int(size)) if int(rank) < int(size) else None
 
 
 def _take_gpu(local_rank: str) -> None:

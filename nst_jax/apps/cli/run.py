@@ -19,8 +19,8 @@ from tqdm import tqdm
 from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
-from nst_jax.errors import DivergedError, InputError, OutOfMemoryError
-from nst_jax.files import write_atomically
+from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, printable
+from nst_jax.files import parse_json, write_atomically
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
 from nst_jax.pipeline import Job, Progress, Result, run
@@ -142,7 +142,8 @@ def write_last_image(
         write_result(result, out, loss_plot)
     except InputError as failure:
         raise InputError(f"{error}; {failure}") from error
-    click.echo(f"{out}: the image of step {error.step}, the last finite one", err=True)
+    label = printable(str(out))
+    click.echo(f"{label}: the image of step {error.step}, the last finite one", err=True)
 
 
 def enable_compilation_cache() -> None:
@@ -247,8 +248,9 @@ def report_stop(out: Path, result: Result) -> None:
     """Say how far a stopped job came and how to continue it."""
     made = result.metadata
     click.echo(
-        f"{out}: stopped after {made['steps_done']} of {made['num_steps']} steps; the image so far "
-        f"is {made['width']}x{made['height']}; the same command with --resume continues",
+        f"{printable(str(out))}: stopped after {made['steps_done']} of {made['num_steps']} steps; "
+        f"the image so far is {made['width']}x{made['height']}; the same command with --resume "
+        "continues",
         err=True,
     )
 
@@ -259,8 +261,9 @@ def report_result(out: Path, result: Result) -> None:
     converged = ", where it converged" if made["converged"] else ""
     levels = f" at {len(made['levels'])} levels" if len(made["levels"]) > 1 else ""
     click.echo(
-        f"{out}: {made['width']}x{made['height']}, {made['steps_done']} steps{levels}{converged} "
-        f"in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} on {made['device']}"
+        f"{printable(str(out))}: {made['width']}x{made['height']}, {made['steps_done']} steps"
+        f"{levels}{converged} in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} "
+        f"on {made['device']}"
     )
 
 
@@ -320,7 +323,8 @@ class MetricsWriter:
                 if earlier:  # In one go, so that a full disk costs none of them.
                     write_atomically(self.path, earlier)
                 # Unbuffered, so that closing it writes nothing that could fail.
-                self.file = self.path.open("ab" if earlier else "wb", buffering=0)
+                mode = "ab" if earlier else "wb"
+                self.file = open(self.path, mode, buffering=0, opener=_open_at_once)  # noqa: SIM115
             self.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         except OSError as error:
             log.warning("log %r ends here: %s", str(self.path), error.strerror)
@@ -345,7 +349,7 @@ class MetricsWriter:
         lines = self.path.read_bytes().splitlines(keepends=True)
         complete = [line for line in lines if line.endswith(b"\n")]
         try:
-            return b"".join(line for line in complete if json.loads(line)["step"] < step)
+            return b"".join(line for line in complete if parse_json(line)["step"] < step)
         except (ValueError, TypeError, KeyError):
             log.warning("log %r belonged to another job; it is overwritten", str(self.path))
             return b""
@@ -354,6 +358,13 @@ class MetricsWriter:
         """Close the file."""
         if self.file is not None:
             self.file.close()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a reader, if it is a pipe that nobody reads."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def history_rows(history: History) -> list[dict[str, float]]:

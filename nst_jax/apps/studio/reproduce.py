@@ -1,6 +1,5 @@
 """A job as a command line and as Python, and the settings inside a finished image."""
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from nst_jax import images
 from nst_jax.errors import InputError
+from nst_jax.files import parse_json
 from nst_jax.settings import DEFAULT_STEPS, Settings
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
 # What stands in an image's metadata and is no setting to read back: the file of the weights follows
 # from the model, and the devices and their memory are another machine's.
 NOT_READ = ("weights", "devices", "memory_limit", "loss_fn")
+DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
 
 
@@ -93,7 +94,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"image {Path(path).name!r}: has no settings inside; give an image that nst_jax saved"
         )
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text)
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
@@ -115,6 +116,9 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
     values = {name: metadata[name] for name in names if name in metadata}
     if not values.get("masks"):
         values["masks"] = None
+    named = [values.get("init", ""), *_as_list(values["masks"])]
+    if not all(isinstance(name, str) for name in named):
+        raise InputError(DAMAGED.format("an image in them has no name"))
     steps = values.get("steps")
     if isinstance(steps, list) and steps == _default_steps(len(steps)):
         values["steps"] = None
@@ -124,9 +128,7 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**values)
     except TypeError as error:
-        raise InputError(
-            f"the settings inside the image are damaged ({error}); give the file as it was saved"
-        ) from error
+        raise InputError(DAMAGED.format(error)) from error
 
 
 def taken_settings(metadata: Mapping[str, Any]) -> Settings:
@@ -141,13 +143,22 @@ def taken_settings(metadata: Mapping[str, Any]) -> Settings:
     settings = parse_metadata(metadata)
     if not metadata.get("stopped"):
         return settings
-    reached = metadata["levels"].index(max(metadata["width"], metadata["height"]))
-    planned = metadata["steps"]
-    left = metadata["steps_done"] - sum(planned[:reached])
+    try:
+        reached = metadata["levels"].index(max(metadata["width"], metadata["height"]))
+        planned = metadata["steps"]
+        left = metadata["steps_done"] - sum(planned[:reached])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(DAMAGED.format("they do not say where it stopped")) from error
     # A level that converged took fewer steps than planned, and the count here is too low.
     last = left if 0 <= left <= planned[reached] else planned[reached]
     rest = (0,) * (len(planned) - reached - 1)
     return replace(settings, steps=(*planned[:reached], last, *rest))
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def missing_files(settings: Settings) -> str:

@@ -4,17 +4,14 @@ import re
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import numpy as np
-
 from nst_jax._types import ModelName
 from nst_jax.errors import InputError
-from nst_jax.models.architectures import conv_names, conv_shape
-from nst_jax.models.weights.validation import WeightFile, not_vgg_error
+from nst_jax.models.architectures import conv_names
+from nst_jax.models.weights.validation import WeightFile, check_layers, check_size, not_vgg_error
 
 __all__ = ["KERAS_LEGACY", "read_hdf5"]
 
 KERAS_LEGACY: Final = "Keras legacy HDF5"
-MAX_VALUES: Final = max(np.prod(conv_shape(name)) for name in conv_names("vgg19"))
 
 
 def read_hdf5(path: Path) -> WeightFile:
@@ -37,13 +34,17 @@ def read_hdf5(path: Path) -> WeightFile:
             raise not_vgg_error(path, datasets)
         layers: dict[str, dict[str, Any]] = {}
         for (layer, part), dataset in arrays.items():
-            # A small file can claim a huge array, or one whose values are in another file.
-            if dataset.size > MAX_VALUES or dataset.external or dataset.is_virtual:
+            # Any value that is read costs a whole chunk.
+            for shape in (dataset.shape or (), dataset.chunks or ()):
+                check_size(path, f"{layer} {part}", shape)
+            if dataset.external or dataset.is_virtual:
                 raise InputError(
-                    f"{path}: {layer} {part} has shape {dataset.shape}, which is too large for "
-                    f"VGG, or it is stored in another file; give the file as Keras saved it"
+                    f"{path}: {layer} {part} is stored in another file; give the file as Keras "
+                    "saved it"
                 )
-            layers.setdefault(layer, {})[part] = dataset[()]
+            layers.setdefault(layer, {})[part] = dataset
+        check_layers(path, layers)
+        layers = {n: {k: x[()] for k, x in parts.items()} for n, parts in layers.items()}
     keras3 = any(name.startswith("layers/") for name in datasets)
     return WeightFile("Keras 3 HDF5" if keras3 else KERAS_LEGACY, layers, "caffe")
 

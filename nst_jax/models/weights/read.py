@@ -37,8 +37,11 @@ def read(path: Path) -> WeightFile:
             magic = file.read(64)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the file") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a name with zeros
+        why = getattr(error, "strerror", error)
+        raise InputError(f"{path} cannot be read ({why}); check the file") from None
     try:
         return _select_reader(path, magic)(path)
     except InputError:

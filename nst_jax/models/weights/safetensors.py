@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from nst_jax.errors import InputError
-from nst_jax.files import write_atomically
+from nst_jax.files import why_not_writable, write_atomically
 from nst_jax.models.architectures import Params
 from nst_jax.models.weights.torch import from_state_dict
-from nst_jax.models.weights.validation import WeightFile
+from nst_jax.models.weights.validation import WeightFile, check_size
 
 __all__ = ["NATIVE_FORMAT", "read_safetensors", "write_safetensors"]
 
@@ -27,7 +27,9 @@ def read_safetensors(path: Path) -> WeightFile:
     with safe_open(path, framework="numpy") as file:
 
         def get(key: str) -> npt.NDArray[Any]:
-            dtype = file.get_slice(key).get_dtype()
+            entry = file.get_slice(key)
+            check_size(path, key, entry.get_shape())
+            dtype = entry.get_dtype()
             if dtype not in ("F16", "F32", "F64"):
                 raise InputError(f"{path}: {key} has dtype {dtype}; save it as float32 or float16")
             return file.get_tensor(key)
@@ -53,13 +55,16 @@ def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -
     metadata = {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata}
     data = _with_sorted_metadata(save(arrays, metadata))
     try:
-        if path.exists() and not path.is_file():  # a rename would replace a device
-            raise InputError(f"{path} is not a regular file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if reason := why_not_writable(path):
+            raise InputError(f"{path}: {reason}")
         write_atomically(path, data)
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a name with zeros
+        why = getattr(error, "strerror", error)
         raise InputError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a folder that you own"
+            f"{path} cannot be written ({why}); choose a file in a folder that you own"
         ) from None
 
 

@@ -6,16 +6,20 @@ import warnings
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import numpy.typing as npt
 
 from nst_jax._types import ModelName
 from nst_jax.errors import InputError
 from nst_jax.models.architectures import conv_names
-from nst_jax.models.weights.validation import WeightFile, not_vgg_error
+from nst_jax.models.weights.validation import WeightFile, check_size, not_vgg_error
 
 __all__ = ["from_state_dict", "read_torch"]
+
+MAX_PICKLE: Final = 2**26
+"""Bytes. A state dict's pickle has some kilobytes: the arrays are beside it. A compressed one could
+fill the memory."""
 
 
 def read_torch(path: Path) -> WeightFile:
@@ -23,7 +27,14 @@ def read_torch(path: Path) -> WeightFile:
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+            pickles = [
+                entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")
+            ]
+            if any(entry.file_size > MAX_PICKLE for entry in pickles):
+                raise InputError(
+                    f"{path} is refused: its pickle is too large for names and shapes; get it again"
+                )
+            if not pickles:
                 raise InputError(
                     f"{path} is a zip archive without a PyTorch state dict; from Keras, save with "
                     f"model.save_weights('NAME.weights.h5')"
@@ -54,6 +65,7 @@ def read_torch(path: Path) -> WeightFile:
 
     def get(key: str) -> npt.NDArray[Any]:
         tensor = tensors[key]
+        check_size(path, key, tensor.shape)
         # NumPy has no bfloat16.
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 

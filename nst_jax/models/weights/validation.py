@@ -7,7 +7,8 @@ Kernels are (height, width, in, out) with RGB input channels. The network's inpu
 other code needs to know where they came from.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -23,11 +24,14 @@ __all__ = [
     "INPUT_NORMALIZATION",
     "WeightFile",
     "check_layers",
+    "check_size",
     "detect_preprocessing",
     "not_vgg_error",
     "resolve_preprocessing",
     "to_canonical",
 ]
+
+MAX_VALUES: Final = max(math.prod(conv_shape(name)) for name in conv_names("vgg19"))
 
 INPUT_NORMALIZATION: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "caffe": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),
@@ -56,8 +60,20 @@ class WeightFile:
 
 def not_vgg_error(path: Path, keys: Iterable[str]) -> InputError:
     """Return the error for a file whose ``keys`` name no convolution of a VGG."""
-    found = ", ".join(list(keys)[:4]) or "nothing"
+    found = ", ".join(key[:40] for key in list(keys)[:4]) or "nothing"
     return InputError(f"{path} has no VGG convolutions (it has {found}, …); give VGG16 or VGG19")
+
+
+def check_size(path: Path, name: str, shape: Sequence[int]) -> None:
+    """Raise `InputError` for an array that VGG cannot have, before its values are read.
+
+    A small file can claim a huge array.
+    """
+    if math.prod(shape) > MAX_VALUES:
+        raise InputError(
+            f"{path}: {name} has shape {tuple(shape)}, which is too large for VGG; give VGG16 or "
+            "VGG19"
+        )
 
 
 def check_layers(path: Path, layers: Params) -> ModelName:
