@@ -37,6 +37,7 @@ def send_when(word, signum, command, *, timeout=120, **options):
     return running.returncode, out, (printed + rest).decode()
 
 
+@pytest.mark.extended
 def test_a_signal_saves_the_image_so_far_and_resume_gives_the_uninterrupted_image():
     job = [*STYLIZE, "--optimizer", "adam", "--steps", "1000"]
     command = [*PROGRAM, *(word for word in job if word != "-q"), "-o", "out.png"]

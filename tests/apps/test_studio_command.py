@@ -41,7 +41,9 @@ def test_a_port_in_use_is_refused():
     assert line.endswith("); choose another --port")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extended)]
+)
 def test_the_studio_ends_and_removes_its_files(folder, tmp_path, ending):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(

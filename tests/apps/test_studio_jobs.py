@@ -26,7 +26,7 @@ from nst_jax.pipeline import prepare_job, stylize
 from nst_jax.pipeline.levels import PyramidLevel
 from nst_jax.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("small_photos")
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("small_photos")]
 
 BASE = Settings(
     min_size=24,

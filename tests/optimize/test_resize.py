@@ -11,7 +11,7 @@ from nst_jax.optimize.resize import resize
 lengths = st.integers(1, 24)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(old=st.tuples(lengths, lengths), new=st.tuples(lengths, lengths))
 @pytest.mark.parametrize("method", ["linear", "cubic"])
 def test_resize_equals_jax_image_resize(old, new, method):

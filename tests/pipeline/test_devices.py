@@ -9,13 +9,15 @@ from nst_jax.partitioning import sharding
 from nst_jax.pipeline.folders import take_share
 from nst_jax.settings import override
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(sharding, "MIN_ROWS", 8)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("lbfgs", marks=pytest.mark.extended)])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_the_rows_of_one_image_over_four_devices(make, alone, optimizer):
     expected, num_devices = alone[optimizer][0], []
 

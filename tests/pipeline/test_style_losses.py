@@ -7,6 +7,8 @@ from nst_jax import Settings, run, stylize, stylize_many
 from nst_jax.errors import InputError
 from nst_jax.settings import override
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.mark.parametrize(
     ("name", "optimizer"),

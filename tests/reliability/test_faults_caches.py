@@ -70,7 +70,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_can_be_fetched_again(
 
 def test_a_folder_in_place_of_the_cached_file_is_named(server, weight_cache):
     (weight_cache / "vgg19.safetensors").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"vgg19\.safetensors is not a regular file; choose"):
+    with pytest.raises(InputError, match=r"vgg19\.safetensors is a folder; remove it"):
         weights.download(url=f"{server.url}/good", md5=server.md5)
     assert [path.name for path in weight_cache.iterdir()] == ["vgg19.safetensors"]
 

@@ -78,6 +78,8 @@ def download(
     with suppress(InputError):  # missing or damaged
         if load(cached).model == model:
             return cached
+    if cached.is_dir():
+        raise InputError(f"{cached} is a folder; remove it")
     if os.environ.get("NST_JAX_OFFLINE", "0") not in ("", "0"):
         raise InputError(f"NST_JAX_OFFLINE is set, so VGG19 cannot be downloaded; {by_hand}")
     try:
