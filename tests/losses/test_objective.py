@@ -165,6 +165,11 @@ def test_mixing_weights_count_only_in_proportion(weights):
     assert objective.normalize_weights(count, None) == [1 / count] * count
 
 
+def test_a_style_without_a_list_around_it_is_refused(vgg16, face, unchecked):
+    with pytest.raises(InputError, match=r"styles is one image; give a list"):
+        make_targets(vgg16, None, face, style_layers=["relu1_1"])
+
+
 def test_bfloat16_parameters_give_float32_losses(vgg16, start, face):
     totals, layers = [], {"relu1_1": 1.0}
     for params in (vgg16, jax.tree.map(lambda x: x.astype(jnp.bfloat16), vgg16)):
