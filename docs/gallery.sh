@@ -33,5 +33,19 @@ nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-
   --style-loss moments --content-weight 0.15 --size 224 $make
 nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-nearest.jpg \
   --style-loss gram:1,nearest:0.2 --optimizer adam --size 224 $make
+nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/loss-sliced.jpg \
+  --style-loss sliced --size 224 $make
+for steps in 5 30; do
+  nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/steps-$steps.jpg \
+    --steps $steps --size 224 $make
+done
+for min_size in 64 none; do
+  nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/min-size-$min_size.jpg \
+    --min-size $min_size --size 224 $make
+done
+for weight in 1 10; do
+  nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/tv-$weight.jpg \
+    --tv-weight $weight --size 224 $make
+done
 nst-jax stylize examples/astronaut.jpg examples/swirls.jpg -o docs/gallery/layers-shallow.jpg \
   --style-layers relu1_1,relu2_1 --size 224 $make
