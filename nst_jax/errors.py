@@ -7,33 +7,37 @@ __all__ = [
     "InputError",
     "MemoryLimitError",
     "OutOfMemoryError",
+    "escape",
     "is_out_of_memory",
-    "printable",
-    "shown",
+    "short_repr",
 ]
 
-MAX_SHOWN: Final = 200  # characters of a value in a message
+MEMORY_SIGNS: Final = (
+    "RESOURCE_EXHAUSTED",
+    "Failed to determine best cudnn convolution algorithm",  # None of them fits.
+)
+MAX_REPR: Final = 200  # characters of a value in a message
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     r"""Return a text on one line, with characters that a terminal would obey as escapes.
 
     A file may be named with line ends, with the codes that color and move text, or with bytes that
     are no text, which Python holds as lone surrogates and cannot print.
 
-    >>> print(printable("a\nb \x1b[31m é \udcff"))
+    >>> print(escape("a\nb \x1b[31m é \udcff"))
     a\nb \x1b[31m é \udcff
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value as a message shows it: the beginning, if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits.
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}…"
 
 
 class InputError(ValueError):
@@ -45,7 +49,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(escape(message))
 
 
 class MemoryLimitError(InputError):
@@ -89,5 +93,9 @@ class OutOfMemoryError(_StepError, MemoryLimitError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python or of XLA says that there is not enough memory."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    """Return whether an error of Python or of XLA says that there is not enough memory.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: 9 GiB"))
+    (True, True)
+    """
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in MEMORY_SIGNS)

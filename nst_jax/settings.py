@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
 from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
-from nst_jax.errors import InputError, shown
+from nst_jax.errors import InputError, short_repr
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
     from pathlib import Path
@@ -155,14 +155,14 @@ class Settings:
                 if not is_valid(converted):
                     raise ValueError
             except (AttributeError, OverflowError, TypeError, ValueError):
-                raise InputError(f"{name} is {shown(value)}; give {expected}") from None
+                raise InputError(f"{name} is {short_repr(value)}; give {expected}") from None
             object.__setattr__(self, name, converted)
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
         _check_optimizer(self.optimizer)
         if self.loss_fn is not None and not callable(self.loss_fn):
-            raise InputError(f"loss_fn is {shown(self.loss_fn)}; give a function")
+            raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise InputError(
                 "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
@@ -246,7 +246,7 @@ def parse_bytes(limit: str | int) -> int:
         num_bytes = round(amount) if math.isfinite(amount) else 0
     if num_bytes <= 0:
         raise InputError(
-            f"memory_limit is {shown(limit)}; give an amount such as 8GB, 750MB or 6GiB"
+            f"memory_limit is {short_repr(limit)}; give an amount such as 8GB, 750MB or 6GiB"
         )
     return num_bytes
 
@@ -288,8 +288,8 @@ def _style_loss(style_loss: Any) -> Any:
     except (AttributeError, OverflowError, TypeError, ValueError):
         pass
     raise InputError(
-        f"style_loss is {shown(style_loss)}; give {', '.join(choices)}, or several of them with "
-        "weights"
+        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, or several of them "
+        "with weights"
     )
 
 
@@ -300,7 +300,7 @@ def _check_optimizer(optimizer: Any) -> None:
         valid = callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")
     if not valid:
         raise InputError(
-            f"optimizer is {shown(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
+            f"optimizer is {short_repr(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
             "transformation"
         )
 

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
-from nst_jax.errors import InputError, shown
+from nst_jax.errors import InputError, short_repr
 from nst_jax.images import ImageSource
 from nst_jax.pipeline.job import Job, as_list, prepare_job
 from nst_jax.pipeline.result import Result
@@ -267,9 +268,9 @@ def interpolation_job(
     """Return the job of `interpolate_styles`."""
     _require_single_styles(settings)
     styles = as_list(styles)
-    if len(styles) < 2 or not isinstance(num_images, int) or num_images < 2:
+    if len(styles) < 2 or not isinstance(num_images, Integral) or num_images < 2:
         raise InputError(
-            f"{len(styles)} styles and {shown(num_images)} images; give at least two of both"
+            f"{len(styles)} styles and {short_repr(num_images)} images; give at least two of both"
         )
     positions = np.linspace(0, len(styles) - 1, num_images)
     mixes = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(len(styles)))).tolist()
@@ -285,7 +286,7 @@ def _results(
     batch_size: int | None = None,
 ) -> Iterator[Result]:
     if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
-        raise InputError(f"checkpoint is {shown(checkpoint)}; give the path of a file")
+        raise InputError(f"checkpoint is {short_repr(checkpoint)}; give the path of a file")
     progresses = run(
         job,
         batch_size=batch_size,

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nst_jax.errors import InputError, shown
+from nst_jax.errors import InputError, short_repr
 from nst_jax.files import atomic_path, parse_json, why_not_writable
 from nst_jax.optimize import History, State, to_host
 from nst_jax.pipeline.descriptions import describe_callable
@@ -200,7 +200,7 @@ def _difference(saved: dict[str, Any], current: dict[str, Any]) -> str:
     name = next(n for n in names if saved.get(n, missing) != current.get(n, missing))
     if name == "pixels":
         return "its images have the same names and other pixels"
-    return f"{name} is {shown(saved.get(name))} there and {shown(current.get(name))} here"
+    return f"{name} is {short_repr(saved.get(name))} there and {short_repr(current.get(name))} here"
 
 
 def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
-from nst_jax.errors import InputError, shown
+from nst_jax.errors import InputError, short_repr
 from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights, StyleStatistic
 from nst_jax.losses.objective import normalize_weights
@@ -294,7 +294,7 @@ def _load_weights(settings: Settings) -> weight_files.Weights:
     if isinstance(weights, Mapping):
         weights = weight_files.from_params(weights)
     if not isinstance(weights, str | os.PathLike | weight_files.Weights | None):
-        raise InputError(f"weights is {shown(weights)}; give a file, Weights or parameters")
+        raise InputError(f"weights is {short_repr(weights)}; give a file, Weights or parameters")
     if not isinstance(weights, weight_files.Weights):
         return weight_files.load_pretrained(settings.model, weights)
     if settings.model not in ("auto", weights.model):
@@ -351,7 +351,7 @@ def _devices(settings: Settings) -> tuple[Any, ...]:
     if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
         if count not in (1, "all", len(available)):
             raise InputError(
-                f"devices is {shown(count)} and the processes have {len(available)} together; "
+                f"devices is {short_repr(count)} and the processes have {len(available)} together; "
                 "give all"
             )
         count = "all"
@@ -359,8 +359,8 @@ def _devices(settings: Settings) -> tuple[Any, ...]:
         count = len(available)
     if count > len(available):
         raise InputError(
-            f"devices is {shown(count)} and JAX finds {len(available)}; give a smaller number, "
-            "or all"
+            f"devices is {short_repr(count)} and JAX finds {len(available)}; give a smaller "
+            "number, or all"
         )
     return () if count == 1 else tuple(available[:count])
 

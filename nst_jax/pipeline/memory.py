@@ -7,7 +7,7 @@ from typing import Any, Final
 import jax
 import psutil
 
-from nst_jax.errors import MemoryLimitError
+from nst_jax.errors import MemoryLimitError, is_out_of_memory
 
 __all__ = [
     "available_bytes",
@@ -20,11 +20,6 @@ __all__ = [
 CPU_SCRATCH_FRACTION: Final = 0.15
 """What a CPU's kernels allocate in addition to XLA's plan, as a fraction of its temporaries. For
 Adam's loop at 512 and 1024 pixels, whole and in tiles, in both dtypes, it was 3 to 25 %."""
-
-SIGNS_OF_LITTLE_MEMORY: Final = (
-    "RESOURCE_EXHAUSTED",
-    "Failed to determine best cudnn convolution algorithm",  # None of them fits.
-)
 
 
 def compile_within_limit(
@@ -48,7 +43,7 @@ def compile_within_limit(
     try:
         executable = jitted.lower(*args, **static).compile()
     except jax.errors.JaxRuntimeError as error:
-        if not any(sign in str(error) for sign in SIGNS_OF_LITTLE_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise MemoryLimitError(
             "this needs more memory than the device has; choose a smaller size"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from nst_jax.errors import (
     MemoryLimitError,
     OutOfMemoryError,
     is_out_of_memory,
-    shown,
+    short_repr,
 )
 from nst_jax.optimize import (
     Chunk,
@@ -186,8 +187,8 @@ def run(
     (True, 2, (16, 16, 3))
     """
     for name, value in (("batch_size", batch_size), ("callback_every", callback_every)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise InputError(f"{name} is {shown(value)}; give a whole number from 1 up")
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
+            raise InputError(f"{name} is {short_repr(value)}; give a whole number from 1 up")
     if batch_size is not None and batch_size > 1 and has_line_search(job.optimizer):
         raise InputError(
             f"batch_size is {batch_size} and L-BFGS's line search takes one image at a time; give "
@@ -219,13 +220,13 @@ def run(
         raise
     except MemoryLimitError:
         # Between two levels the state is still valid; while steps run they reuse its memory.
-        if progress is not None and _is_valid(progress.state):
+        if progress is not None and _is_readable(progress.state):
             _save_checkpoint(checkpoint, job, progress)
         raise
     checkpoints.remove(checkpoint)
 
 
-def _is_valid(state: State) -> bool:
+def _is_readable(state: State) -> bool:
     """Return whether this process alone can read a state."""
     image = state.image
     return not (isinstance(image, jax.Array) and image.is_deleted()) and not spans_processes(image)

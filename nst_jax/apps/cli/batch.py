@@ -29,7 +29,7 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
-from nst_jax.errors import InputError, printable
+from nst_jax.errors import InputError, escape
 from nst_jax.files import parse_json
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def batch(
             if item.error is not None:
                 failures[str(item.error)] += 1
     items = plan_items(content_paths, style_paths, out, suffix)
-    label = printable(str(out))
+    label = escape(str(out))
     stopped = made + skipped + failures.total() < len(take_share(items, *own_share))
     for failure, count in failures.items():
         click.echo(f"error: {failure} ({count} of the images)", err=True)
@@ -208,7 +208,7 @@ def interpolate(
     if done == 0:
         click.echo("stopped before the first image was finished", err=True)
         click.get_current_context().exit(130)
-    label = printable(str(out))
+    label = escape(str(out))
     if done < num_images:
         click.echo(
             f"{label}: stopped after {done} of {num_images} images; the same command with --resume "

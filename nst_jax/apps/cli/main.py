@@ -37,7 +37,7 @@ from nst_jax.apps.cli.options import (
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
-from nst_jax.errors import DivergedError, InputError, is_out_of_memory, printable
+from nst_jax.errors import DivergedError, InputError, escape, is_out_of_memory
 from nst_jax.settings import parse_bytes
 
 __all__ = ["main"]
@@ -62,7 +62,7 @@ class ErrorReportingGroup(click.Group):
             raise
         except click.UsageError as error:
             # Click writes some arguments as they are, and some choices on lines of their own.
-            message = printable(" ".join(error.format_message().split()))
+            message = escape(" ".join(error.format_message().split()))
             raise click.UsageError(message, error.ctx) from error
         except (InputError, DivergedError) as error:
             click.echo(f"error: {error}", err=True)
@@ -95,7 +95,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 def show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     """Show a warning of a library, such as Pillow about a damaged file, as a note of one line."""
-    log.warning("%s", printable(str(message).strip()))
+    log.warning("%s", escape(str(message).strip()))
 
 
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
-from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, printable
+from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, escape
 from nst_jax.files import parse_json, write_atomically
 from nst_jax.models.weights import cache_dir
 from nst_jax.optimize import History, agree
@@ -142,7 +142,7 @@ def write_last_image(
         write_result(result, out, loss_plot)
     except InputError as failure:
         raise InputError(f"{error}; {failure}") from error
-    label = printable(str(out))
+    label = escape(str(out))
     click.echo(f"{label}: the image of step {error.step}, the last finite one", err=True)
 
 
@@ -248,7 +248,7 @@ def report_stop(out: Path, result: Result) -> None:
     """Say how far a stopped job came and how to continue it."""
     made = result.metadata
     click.echo(
-        f"{printable(str(out))}: stopped after {made['steps_done']} of {made['num_steps']} steps; "
+        f"{escape(str(out))}: stopped after {made['steps_done']} of {made['num_steps']} steps; "
         f"the image so far is {made['width']}x{made['height']}; the same command with --resume "
         "continues",
         err=True,
@@ -261,7 +261,7 @@ def report_result(out: Path, result: Result) -> None:
     converged = ", where it converged" if made["converged"] else ""
     levels = f" at {len(made['levels'])} levels" if len(made["levels"]) > 1 else ""
     click.echo(
-        f"{printable(str(out))}: {made['width']}x{made['height']}, {made['steps_done']} steps"
+        f"{escape(str(out))}: {made['width']}x{made['height']}, {made['steps_done']} steps"
         f"{levels}{converged} in {made['seconds']:.0f} s, {made['model'].upper()}, {made['dtype']} "
         f"on {made['device']}"
     )

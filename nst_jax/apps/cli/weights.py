@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from nst_jax._types import Preprocessing
-from nst_jax.errors import InputError, printable
+from nst_jax.errors import InputError, escape
 from nst_jax.models import weights as weight_files
 from nst_jax.models.weights.download import vgg19_url
 from nst_jax.models.weights.registry import CAFFE_LICENSE, VGG19_MD5, VGG19_SIZE
@@ -47,7 +47,7 @@ def list_weights() -> None:
 def fetch(model: str, url: str | None) -> None:
     """Download MODEL from Keras' server into the cache, unless it is there."""
     url, cached = url or vgg19_url(), weight_files.vgg19_cache_path()
-    click.echo(printable(f"VGG19 ({VGG19_SIZE / 1e6:.1f} MB) from {url} to {cached}") + "\n")
+    click.echo(escape(f"VGG19 ({VGG19_SIZE / 1e6:.1f} MB) from {url} to {cached}") + "\n")
     _print_report("cached", weight_files.verify(weight_files.download(url=url)))
 
 
@@ -101,5 +101,5 @@ def _print_report(label: str, report: weight_files.VerifyReport) -> None:
 
 def _print_fields(fields: dict[str, str]) -> None:
     for name, value in fields.items():
-        click.echo(printable(f"{name + ':':<15}{value}"))  # A file's source may say anything.
+        click.echo(escape(f"{name + ':':<15}{value}"))  # A file's source may say anything.
     click.echo()

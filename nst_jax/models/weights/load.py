@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from nst_jax._types import ModelName, Preprocessing
-from nst_jax.errors import InputError, shown
+from nst_jax.errors import InputError, short_repr
 from nst_jax.files import file_hash
 from nst_jax.models.architectures import Params
 from nst_jax.models.weights.read import read
@@ -150,7 +150,9 @@ def from_params(params: Params) -> Weights:
     path = Path("<params>")
     for name, parts in params.items():
         if not isinstance(parts, Mapping):
-            raise InputError(f"{path}: {name} is {shown(parts)}; give its kernel and bias by name")
+            raise InputError(
+                f"{path}: {name} is {short_repr(parts)}; give its kernel and bias by name"
+            )
     layers = {n: {k: np.asarray(x) for k, x in parts.items()} for n, parts in params.items()}
     model = check_layers(path, layers)
     preprocessing = detect_preprocessing(path, layers.get("input", {}))
