@@ -238,3 +238,22 @@ def torch_features(params, image, pooling="max", padding="replicate", blocks=5):
 @pytest.fixture(scope="session")
 def reference_features():
     return torch_features
+
+
+@pytest.fixture(scope="session")
+def keras_file(tmp_path_factory):
+    """A file of VGG19 as Keras publishes it, of a few kilobytes."""
+    from models.weights.helpers import write_sparse_keras  # It imports Keras, which few tests need.
+
+    path = tmp_path_factory.mktemp("keras") / "vgg19.h5"
+    return write_sparse_keras(path, "vgg19").read_bytes()
+
+
+@pytest.fixture
+def device():
+    """The device of a studio; its jobs must end with the test."""
+    from nst_jax.apps.studio.device import Device
+
+    device = Device()
+    yield device
+    assert device.close(timeout=120)

@@ -16,7 +16,7 @@ import pytest
 from nst_jax import images
 from nst_jax.apps.studio import reproduce, uploads
 from nst_jax.apps.studio.choices import Choices
-from nst_jax.apps.studio.device import MAX_WAITING, Device, Run
+from nst_jax.apps.studio.device import MAX_WAITING, Run
 from nst_jax.apps.studio.render import live_view, loss_curve, message_view
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.stream import seconds_left, stream
@@ -36,13 +36,6 @@ BASE = Settings(
 )
 CHOICES = replace(Choices.of(BASE, 1), size=40, steps="12,6", model="vgg16")
 SETTINGS = CHOICES.settings(BASE)
-
-
-@pytest.fixture
-def device():
-    device = Device()
-    yield device
-    assert device.close(timeout=120)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.helpers import make
-from models.weights import helpers
 from PIL import Image
 from reliability.bad_server import download_module, serve
 from reliability.faults import STYLIZE
@@ -31,13 +30,6 @@ def whole(tmp_path_factory, photos):
         os.chdir(before)
 
 
-@pytest.fixture(scope="session")
-def keras_file(tmp_path_factory):
-    """A file of VGG19 as Keras publishes it, of a few kilobytes."""
-    path = tmp_path_factory.mktemp("keras") / "vgg19.h5"
-    return helpers.write_sparse_keras(path, "vgg19").read_bytes()
-
-
 @pytest.fixture
 def server(keras_file, monkeypatch):
     """A server that misbehaves."""
@@ -56,11 +48,11 @@ def weight_cache(folder, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
+def photo_folder(tmp_path_factory):
     """Work in a folder with three photos of 32x24 pixels, offline. The bundled weights are read
     once: they take longer than all else that a refused command does."""
     load = functools.cache(pretrained.load)
-    folder = tmp_path_factory.mktemp("workshop")
+    folder = tmp_path_factory.mktemp("photo_folder")
     logger = logging.getLogger("nst_jax")
     handlers, level = logger.handlers, logger.level
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +76,7 @@ def workshop(tmp_path_factory):
 
 
 @pytest.fixture
-def stops_at_start(workshop, monkeypatch):
+def stops_at_start(photo_folder, monkeypatch):
     """End each job where its first step would be compiled."""
 
     def start(*arguments):

@@ -20,7 +20,7 @@ from filelock import FileLock
 from reliability.faults import exhaust, fail_with
 
 from nst_jax.apps.studio.choices import MAX_STYLES, Choices
-from nst_jax.apps.studio.device import Device, Run
+from nst_jax.apps.studio.device import Run
 from nst_jax.apps.studio.events import Events
 from nst_jax.apps.studio.server import LOCK_NAME, remove_abandoned_folders
 from nst_jax.apps.studio.sessions import Sessions
@@ -50,13 +50,6 @@ PAGE = SimpleNamespace(
         )
     }
 )
-
-
-@pytest.fixture
-def device():
-    device = Device()
-    yield device
-    assert device.close(timeout=120)
 
 
 @pytest.fixture

@@ -249,7 +249,14 @@ ROWS = [(name, value) for name, values in OPTIONS.items() for value in values]
 
 @pytest.mark.parametrize(("name", "value"), ROWS, ids=ascii)
 def test_an_option_of_a_function_is_taken_or_refused(name, value):
-    refusal(FUNCTIONS[name], **{name: value})
+    line = refusal(FUNCTIONS[name], **{name: value})
+    if name in ("callback_every", "batch_size", "num_images") and value != 10**20:
+        assert line is not None
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("num_images", 2)])
+def test_whole_numbers_of_numpy_are_taken(name, value):
+    assert refusal(FUNCTIONS[name], **{name: np.int64(value)}) is None
 
 
 WEIGHTS = {

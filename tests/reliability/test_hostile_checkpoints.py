@@ -37,7 +37,7 @@ RESUME = (*STYLIZE, "--optimizer", "adam", "-o", "out.png", "--resume")
 
 
 @pytest.fixture(scope="module")
-def original(workshop):
+def original(photo_folder):
     """Stop the job of RESUME after a step; return its checkpoint."""
     nst_jax.stylize(
         "content.png",
@@ -214,7 +214,7 @@ def test_the_checkpoint_of_other_options_is_refused(command, original):
 @pytest.mark.parametrize(
     "panel", rarely(["nothing", "another size", "false metadata", "another image"], "another image")
 )
-def test_the_panels_of_another_strip_are_refused(panel, workshop):
+def test_the_panels_of_another_strip_are_refused(panel, photo_folder):
     line = ("interpolate", "content.png", "style.png", "other.png", *SMALL, "--num-images", "2")
     line = (*line, "--optimizer", "adam")
     settings = nst_jax.Settings(**SETTINGS)

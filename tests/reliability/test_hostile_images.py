@@ -27,14 +27,14 @@ PLACES = {  # where a job takes an image
 
 
 @pytest.fixture(scope="module")
-def fake_ghostscript(workshop):
+def fake_ghostscript(photo_folder):
     """Put a program named gs into the path, which leaves a file if it runs."""
     program = Path("bin/gs")
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch {workshop}/ran\n")
+    program.write_text(f"#!/bin/sh\ntouch {photo_folder}/ran\n")
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", os.fspath(workshop / "bin"), prepend=os.pathsep)
+        patch.setenv("PATH", os.fspath(photo_folder / "bin"), prepend=os.pathsep)
         patch.setattr(EpsImagePlugin, "gs_binary", None)
         yield
 

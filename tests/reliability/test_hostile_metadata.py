@@ -11,7 +11,7 @@ from nst_jax import Settings, images
 from nst_jax.apps.studio import reproduce
 from nst_jax.apps.studio.choices import Choices, hidden_settings
 
-pytestmark = pytest.mark.usefixtures("workshop")
+pytestmark = pytest.mark.usefixtures("photo_folder")
 
 NESTED = "[" * 100_000 + "]" * 100_000
 TEXTS = {
@@ -115,6 +115,6 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_log_is_plotted_or_refused_in_one_line(name, workshop):
-    (workshop / "log").write_bytes(ROWS[name])
+def test_a_log_is_plotted_or_refused_in_one_line(name, photo_folder):
+    (photo_folder / "log").write_bytes(ROWS[name])
     assert_clear(attempt("plot", "log", "-o", "plot.png"))

@@ -12,7 +12,7 @@ from nst_jax import images, weights
 from nst_jax.apps import plots
 from nst_jax.models.weights import bundled_path
 
-pytestmark = pytest.mark.usefixtures("workshop")
+pytestmark = pytest.mark.usefixtures("photo_folder")
 
 RAW = os.fsdecode(b"caf\xe9.png")  # A name in Latin-1, as old disks have them.
 NAMES = (
@@ -51,7 +51,7 @@ def at(line, path):
 
 
 @pytest.fixture(scope="module")
-def special(workshop):
+def special(photo_folder):
     """Files that are no regular files, or cannot be reached."""
     Path("folder").mkdir()
     Path("log").write_bytes(b'{"step": 1, "total": 1}\n')
@@ -127,9 +127,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_job(
 
 @pytest.mark.parametrize("spelling", INPUTS)
 @pytest.mark.parametrize("place", ["out", "log", "plot", "interpolate", "convert", "of plot"])
-def test_an_output_is_never_an_input(place, spelling, special, stops_at_start, workshop):
+def test_an_output_is_never_an_input(place, spelling, special, stops_at_start, photo_folder):
     shutil.copy("style.png", "saved.png")
-    path = spelling.format(folder=workshop)
+    path = spelling.format(folder=photo_folder)
     before = Path("content.png").read_bytes()
     line = at(OUTPUTS[place], path)
     if place in ("convert", "of plot"):
@@ -141,7 +141,7 @@ def test_an_output_is_never_an_input(place, spelling, special, stops_at_start, w
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_files_of_any_name_are_read_and_written(name, workshop):
+def test_files_of_any_name_are_read_and_written(name, photo_folder):
     shutil.copy("content.png", name)
     line = at(PLACES["content"], f"./{name}")
     outcome = attempt(*line, "--steps", "0", "-o", f"out {name}")

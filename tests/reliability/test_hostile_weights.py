@@ -31,7 +31,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", rarely(PLACES, ["verify"]))
 @pytest.mark.parametrize("name", hostile_weights.FILES)
-def test_a_weight_file_is_taken_or_refused_in_one_line(name, place, workshop):
+def test_a_weight_file_is_taken_or_refused_in_one_line(name, place, photo_folder):
     for file in ("weights", "ran", "out.safetensors"):
         Path(file).unlink(missing_ok=True)
     if not Path("other.h5").exists():
@@ -46,14 +46,14 @@ def test_a_weight_file_is_taken_or_refused_in_one_line(name, place, workshop):
 
 
 @pytest.mark.parametrize("name", hostile_weights.BASES)
-def test_the_files_are_taken_before_they_are_damaged(name, workshop):
+def test_the_files_are_taken_before_they_are_damaged(name, photo_folder):
     hostile_weights.BASES[name](Path("weights"))
     assert attempt(*PLACES["verify"]).code == (2 if "PyTorch" in name else 0)
     assert attempt(*PLACES["convert"]).code == (2 if name == "native" else 0)
 
 
 @pytest.mark.parametrize("name", hostile_weights.BOMBS)
-def test_a_weight_file_that_claims_gigabytes_takes_no_gigabytes(name, workshop):
+def test_a_weight_file_that_claims_gigabytes_takes_no_gigabytes(name, photo_folder):
     Path("weights").unlink(missing_ok=True)
     hostile_weights.BOMBS[name](Path("weights"))
     with memory_limit(GIB // 2):

@@ -13,7 +13,7 @@ from nst_jax import Settings, images, weights
 from nst_jax.apps.studio import reproduce
 
 pytestmark = [
-    pytest.mark.usefixtures("workshop"),
+    pytest.mark.usefixtures("photo_folder"),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]
 

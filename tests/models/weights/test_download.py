@@ -7,7 +7,6 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from models.weights import helpers
 
 from nst_jax.errors import InputError
 from nst_jax.models.weights import (
@@ -23,12 +22,6 @@ from nst_jax.models.weights.registry import VGG19_FILE, VGG19_URL
 # `download` is the function in the package's namespace.
 download_module = importlib.import_module("nst_jax.models.weights.download")
 pretrained_module = importlib.import_module("nst_jax.models.weights.pretrained")
-
-
-@pytest.fixture(scope="module")
-def keras_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("keras") / "vgg19.h5"
-    return helpers.write_sparse_keras(path, "vgg19").read_bytes()
 
 
 @pytest.fixture
