@@ -51,6 +51,7 @@ __all__ = [
 
 CHUNK_SECONDS = 2.0
 MAX_CHUNK = 1000
+"""A constant of the compiled loop: a change has no effect on a loop that was traced before."""
 TERMS_EVERY = 10
 """After a line search the loss terms cost an extra evaluation, so they are recorded at most once in
 this many steps."""

@@ -141,7 +141,7 @@ POINTS = {
 def save_often(patch):
     """Save a checkpoint after each chunk, and let a chunk have one step."""
     patch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
-    patch.setattr(loop, "MAX_CHUNK", 1)
+    patch.setattr(loop, "CHUNK_SECONDS", 0.0)
 
 
 def out_of_device_memory():

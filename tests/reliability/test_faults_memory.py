@@ -52,7 +52,7 @@ def out_of_host_memory():
 )
 def test_a_device_that_runs_out_of_memory_leaves_the_image_so_far(done, saved, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         if saved:
             save_often(patch)
         exhaust(patch, done + 1)
@@ -96,7 +96,7 @@ def test_a_level_that_does_not_fit_leaves_the_last_state(module, name, fault, wh
 
 def test_a_job_that_ran_out_of_memory_resumes_with_a_memory_limit(whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         exhaust(patch, 4)
         assert call(*STYLIZE, "-o", OUT).exit_code == 2
     check_continues(whole, *STYLIZE, "--memory-limit", "4GB")
@@ -173,7 +173,7 @@ def test_images_in_one_batch_that_run_out_of_memory_run_in_smaller_ones(monkeypa
 
 def test_from_python_the_error_holds_the_image_so_far(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         exhaust(patch, 3)
         with pytest.raises(OutOfMemoryError) as caught:
             list(runner.run(prepare_job("content.png", "style.png", SETTINGS)))
@@ -226,7 +226,7 @@ def take_memory():  # What a step allocates at once no longer fits; small arrays
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used - 150 * 2**20, -1))
 
-loop.MAX_CHUNK = 1
+loop.CHUNK_SECONDS = 0.0
 loop._metrics_of = nth_call(loop._metrics_of, 3, take_memory)
 main(sys.argv[1:])
 """

@@ -57,7 +57,7 @@ def spoil(patch, part, value, number):
     """Spoil a part of the state before the ``number``-th chunk of one step."""
     calls = (i == number for i in range(1, 1000))
     compile_fn = runner.compile_within_limit
-    patch.setattr(loop, "MAX_CHUNK", 1)
+    patch.setattr(loop, "CHUNK_SECONDS", 0.0)
     patch.setattr(
         runner,
         "compile_within_limit",
@@ -155,7 +155,7 @@ def gradient_with(value, at_step):
 @pytest.mark.campaign
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "infinity"])
 def test_a_gradient_that_is_not_finite_at_one_step_is_noticed_there(value, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK", 1)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     settings = override(SETTINGS, {"optimizer": gradient_with(value, 5)})
     with pytest.raises(DivergedError, match="between steps 5 and 6") as caught:
         list(runner.run(prepare_job("content.png", "style.png", settings)))

@@ -53,7 +53,7 @@ ABORTS = {"start-up", "compiling", "first-step", "checkpoint"}
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "third-checkpoint"])
 def test_a_signal_leaves_complete_files_and_the_job_continues(point, signum, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         if point == "checkpoint":  # It is written as the job stops.
             POINTS["middle"](patch, send(signum))
         POINTS[point](patch, send(signum))
@@ -78,7 +78,7 @@ def test_a_second_signal_while_the_image_so_far_is_written_leaves_the_checkpoint
     signum, whole, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         POINTS["middle"](patch, send(signum))
         POINTS["output"](patch, send(signum))
         result = call(*STYLIZE, "-o", OUT)

@@ -128,7 +128,7 @@ def progress_at(step):
 def test_a_resumed_job_that_cannot_write_keeps_its_earlier_log(write, whole, monkeypatch):
     job = (*STYLIZE, "--log", "log.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 1)
+        patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         follow(patch, (0, 4))
         assert call(*job, "-o", OUT).exit_code == 130
     earlier = Path("log.jsonl").read_bytes()
@@ -143,7 +143,7 @@ def test_a_resumed_job_that_cannot_write_keeps_its_earlier_log(write, whole, mon
 
 def during(patch, action, step=4):
     """Do something to the folder when the job reaches a step."""
-    patch.setattr(loop, "MAX_CHUNK", 1)
+    patch.setattr(loop, "CHUNK_SECONDS", 0.0)
     follow(patch, (0, step), action)
 
 

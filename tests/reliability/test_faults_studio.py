@@ -157,7 +157,7 @@ def test_a_mask_that_cannot_be_written_is_said_on_the_page(events, monkeypatch):
 
 
 def test_a_browser_that_goes_away_stops_its_job_and_the_tab_can_go_on(events, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK", 1)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     updates = start(events, steps="100000,100000")
     while "step " not in str(next(updates).get("live")):
         pass
