@@ -9,6 +9,7 @@ that no other module has to.
 import io
 import json
 import logging
+import math
 import os
 import stat
 import struct
@@ -54,6 +55,9 @@ FORMATS: Final = {
 """The file formats that `write` supports, by extension in lower case."""
 
 MAX_PIXELS: Final = 400_000_000  # twice the largest phone sensors; 4.8 GB as float32
+
+MAX_SIDES: Final = {"JPEG": 65_500, "WEBP": 16_383}
+"""The longest sides that libjpeg and libwebp write."""
 
 # JPEG without "optimize": Pillow then allocates a buffer that noise at this quality overflows.
 SAVE_OPTIONS: Final = {
@@ -240,12 +244,16 @@ def write(
         ) from error
 
 
-def check_output_path(path: str | os.PathLike[str]) -> None:
+def check_output_path(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> None:
     """Check what can be checked about an output file before there is an image to write.
+
+    Args:
+        path: the file.
+        shape: (h, w) of the image, if it is known.
 
     Raises:
         InputError: an unknown extension, a missing folder, a folder, pipe or device at ``path``,
-            or a file or folder that is read-only.
+            a file or folder that is read-only, or an image too large for the format.
 
     >>> check_output_path("photo.png")
     >>> check_output_path("photo.gif")  # doctest: +ELLIPSIS
@@ -258,6 +266,13 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{label}: unknown extension; use one of {', '.join(FORMATS)}")
     if reason := why_not_writable(path):
         raise InputError(f"{label}: {reason}")
+    file_format = FORMATS[path.suffix.lower()]
+    max_side = MAX_SIDES.get(file_format, math.inf)
+    if shape is not None and max(shape) > max_side:
+        raise InputError(
+            f"{label}: {shape[1]}x{shape[0]} pixels are too many for {file_format}, whose sides "
+            f"have at most {max_side}; use PNG"
+        )
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -142,7 +142,7 @@ def optimize_multiscale(
         if isinstance(start, State):
             if index > first_level or start.image.shape[-3:-1] != level.shape:
                 start = resample_state(start, level.shape, optimizer, ema_decay)
-            steps -= int(np.ravel(start.ema_count)[0])
+            steps = max(0, steps - int(np.ravel(start.ema_count)[0]))
         elif np.shape(start)[-3:-1] != level.shape:
             raise InputError(
                 f"the start has the shape {np.shape(start)} and the first level "

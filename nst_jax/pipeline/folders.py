@@ -213,6 +213,7 @@ def _stylize_pending(
     """
     items = list(pending)
     job = many_styles_job(items[0].content, [item.style for item in items], settings)
+    images.check_output_path(items[0].out, job.levels[-1].shape)
     saved_index = checkpoints.index_of(checkpoint, job) if resume else None
     progresses = run(
         job, batch_size=batch_size, checkpoint=checkpoint, resume=saved_index is not None

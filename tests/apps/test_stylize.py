@@ -23,8 +23,11 @@ from PIL import Image
 from nst_jax import images
 from nst_jax.apps import plots
 from nst_jax.models import weights
+from nst_jax.pipeline import runner
 
 pytestmark = pytest.mark.usefixtures("small_photos")
+STRIP = ("interpolate", "content.png", "style.png", "other.png", *SMALL, "--num-images", "3")
+FOLDER = ("batch", "content.png", "--styles", "style.png", *SMALL)
 
 
 def names():
@@ -215,3 +218,21 @@ def test_divergence_writes_the_last_finite_image():
     assert error.startswith("error: the loss stopped being finite between steps 0 and 1")
     np.testing.assert_array_equal(images.read("a.png").pixels, images.read("content.png").pixels)
     assert metadata("a.png")["steps_done"] == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "job"),
+    [
+        ("32x24", (*STYLIZE, "-o", "out.webp")),
+        ("96x24", (*STRIP, "-o", "out.webp")),
+        ("32x24", (*FOLDER, "--suffix", ".webp", "-o", "out")),
+    ],
+)
+def test_an_image_too_large_for_its_format_is_refused_before_it_is_made(size, job, monkeypatch):
+    monkeypatch.setitem(images.io.MAX_SIDES, "WEBP", 31)
+    monkeypatch.setattr(runner, "_run_batches", None)
+    result = call(*job)
+    assert result.exit_code == 2
+    assert f"{size} pixels are too many for WEBP, whose sides have at most 31; use PNG" in (
+        result.stderr
+    )

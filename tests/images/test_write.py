@@ -206,6 +206,15 @@ def test_images_too_large_for_a_format_are_refused(name, width, tmp_path, input_
         write(tmp_path / name, np.zeros((1, width, 3)))
 
 
+@pytest.mark.parametrize(("name", "side"), [("a.jpg", 65_500), ("a.webp", 16_383)])
+def test_the_longest_side_of_a_format_is_known_before_the_image(tmp_path, name, side, input_error):
+    image_io.check_output_path(tmp_path / name, (1, side))
+    write(tmp_path / name, np.zeros((1, side, 3)))
+    with input_error(name, f"{side + 1}x1", f"at most {side}"):
+        image_io.check_output_path(tmp_path / name, (1, side + 1))
+    image_io.check_output_path(tmp_path / "a.png", (side + 1, 1))
+
+
 def test_a_failed_write_keeps_the_old_image(tmp_path, pixels, monkeypatch, input_error):
     path = tmp_path / "out.png"
     write(path, pixels)

@@ -78,13 +78,15 @@ def test_a_line_search_restarts():
 def test_a_run_is_its_levels_one_after_another(name, ema_decay):
     options = {"optimizer": OPTIMIZERS[name], "ema_decay": ema_decay, "compile_fn": compile_once}
     chunks = run(name=name, ema_decay=ema_decay)
-    start, totals = START, []
+    state, totals = None, []
     for level in LEVELS:
-        if totals:
-            start = resample_state(result.state, level.shape, OPTIMIZERS[name], ema_decay)
+        start = START
+        if state is not None:
+            start = resample_state(state, level.shape, OPTIMIZERS[name], ema_decay)
         result = minimize(rippled, start, level.args, steps=level.steps, **options)
+        state = result.state
         totals += result.history["total"].tolist()
-    assert_trees_equal(chunks[-1].state, result.state)
+    assert_trees_equal(chunks[-1].state, state)
     assert column(chunks, "total") == totals
     assert column(chunks, "step") == list(range(1, 13))
     for chunk in chunks:
@@ -167,6 +169,13 @@ def test_two_levels_of_one_size_both_take_their_steps():
     chunks = run([LEVELS[0], again], ema_decay=0.6)
     assert column(chunks, "step") == list(range(1, 10))
     assert chunks[-1].state.ema_count == 4
+
+
+def test_a_level_whose_steps_a_state_has_already_taken_is_done():
+    saved = run(LEVELS[:1])[-1].state
+    (chunk,) = run([LEVELS[0]._replace(steps=1)], saved)
+    assert not chunk.metrics
+    assert_trees_equal(chunk.state, saved)
 
 
 def test_a_level_is_compiled_once_and_callback_every_counts_over_all_levels():

@@ -167,6 +167,7 @@ def interpolate(
 
     Each finished image is written as OUT.N.png until the strip is complete.
     """
+    from nst_jax import images
     from nst_jax.apps.cli.run import (
         ProgressBar,
         check_outputs,
@@ -185,6 +186,8 @@ def interpolate(
         check_outputs(path, [content, *style, *setting_files(settings)])
     enable_compilation_cache()
     job = interpolation_job(content, style, settings, num_images=num_images)
+    height, width = job.levels[-1].shape
+    images.check_output_path(out, (height, num_images * width))
     done = 0
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_on_signal())
@@ -216,7 +219,6 @@ def interpolate(
             err=True,
         )
         click.get_current_context().exit(130)
-    height, width = job.levels[-1].shape
     click.echo(f"{label}: {num_images * width}x{height}, {num_images} images")
     for panel in panels:
         with suppress(OSError):

@@ -73,6 +73,7 @@ def run_command(
     quiet = quiet or not is_first
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     job = prepare()
+    images.check_output_path(out, job.levels[-1].shape)
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(closing(ProgressBar(quiet=quiet)))
