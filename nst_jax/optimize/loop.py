@@ -523,9 +523,15 @@ def _first_state(
         state = jax.tree.map(jnp.array, start)
         # Counters on the host, as after a chunk: `current_image` rounds differently on the device.
         return state._replace(step=np.asarray(start.step), ema_count=np.asarray(start.ema_count))
+    return _initial_states(jnp.asarray(start), optimizer, ema_decay, key)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _initial_states(
+    images: Float[Array, "*k h w 3"], optimizer: Optimizer, ema_decay: float, key: Array | None
+) -> State:
     init = partial(init_state, optimizer=optimizer, ema_decay=ema_decay, key=key)
-    image = jnp.asarray(start)
-    return jax.jit(jax.vmap(init) if image.ndim == 4 else init)(image)
+    return jax.vmap(init)(images) if images.ndim == 4 else init(images)
 
 
 def _check_start(image: Any) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "available_bytes",
     "check_pixels_fit",
     "compile_within_limit",
+    "planned_bytes",
     "required_bytes",
     "trim_malloc",
 ]
@@ -49,11 +50,12 @@ def compile_within_limit(
             "this needs more memory than the device has; choose a smaller size"
         ) from error
     trim_malloc()
-    needed = required_bytes(executable)
-    if needed is None:
+    plan = executable.memory_analysis()  # Not free, so once.
+    if plan is None:
         return executable
+    needed = planned_bytes(plan)
     if limit is None and (free := available_bytes()) is not None:
-        limit = free + executable.memory_analysis().argument_size_in_bytes
+        limit = free + plan.argument_size_in_bytes
     if limit is not None and needed > limit:
         raise MemoryLimitError(
             f"this needs about {needed / 2**30:.2g} GiB of memory and may use "
@@ -68,8 +70,11 @@ def required_bytes(executable: jax.stages.Compiled) -> int | None:
     The memory of Python and XLA themselves is not included. None if XLA does not report it.
     """
     plan = executable.memory_analysis()
-    if plan is None:
-        return None
+    return None if plan is None else planned_bytes(plan)
+
+
+def planned_bytes(plan: Any) -> int:
+    """Return the bytes of a plan that ``memory_analysis`` returned."""
     scratch = CPU_SCRATCH_FRACTION if jax.default_backend() == "cpu" else 0.0
     return (
         round(plan.temp_size_in_bytes * (1 + scratch))
