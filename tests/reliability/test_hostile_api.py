@@ -17,7 +17,10 @@ from reliability.hostile import assert_each, refusal
 import nst_jax
 from nst_jax import Settings, images
 
-pytestmark = pytest.mark.usefixtures("stops_at_start", "unchecked")
+pytestmark = [
+    pytest.mark.usefixtures("stops_at_start", "unchecked"),
+    pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning"),
+]
 
 
 class Liar:
