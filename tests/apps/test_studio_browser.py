@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shallow
 from PIL import Image
 
 from nst_jax import images
@@ -32,16 +33,6 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-
-# Deep networks compile slowly.
-SHALLOW = """
-from nst_jax import Settings
-from nst_jax.apps.cli.main import main
-Settings.__init__.__kwdefaults__ |= {
-    "content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5}
-}
-main()
-"""
 
 pytestmark = [
     pytest.mark.extended,
@@ -63,7 +54,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         "TMPDIR": str(folder / "tmp"),
     }
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    program = ["-c", SHALLOW]
+    program = ["-c", f"{shallow.PATCH}\nfrom nst_jax.apps.cli.main import main\nmain()"]
     if SCREENSHOTS:
         environment.pop("XLA_FLAGS", None)
         program = ["-m", "nst_jax.apps.cli.main"]

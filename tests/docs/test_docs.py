@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
+import shallow
 
 import nst_jax
 from nst_jax.apps.cli.main import main
 
-# The layers of jobs whose page names none; deep networks compile slowly.
-SHALLOW = {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5}}
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKDOWN = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
@@ -49,7 +48,7 @@ def test_the_python_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NST_JAX_OFFLINE", "1")
-    for setting, layers in SHALLOW.items():
+    for setting, layers in shallow.LAYERS.items():
         monkeypatch.setitem(nst_jax.Settings.__init__.__kwdefaults__, setting, layers)
     namespace = {"__name__": "__main__"}
     for number, code in enumerate(blocks(page, "python"), start=1):

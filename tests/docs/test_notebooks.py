@@ -5,17 +5,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import shallow
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-SHALLOW = """
-import nst_jax
+SHALLOW = f"""
+{shallow.PATCH}
 from nst_jax.models import prepare
 prepare.WINOGRAD_MIN_CHANNELS = 512
-nst_jax.Settings.__init__.__kwdefaults__ |= {
-    "content_layers": {"relu2_1": 1.0},
-    "style_layers": {"relu1_1": 0.5, "relu2_1": 0.5},
-}
 """
 SIZE = re.compile(r"^SIZE, STEPS = \d+, \d+$", re.MULTILINE)
 GRID = re.compile(r"^ratios = \[.*\]", re.MULTILINE)
