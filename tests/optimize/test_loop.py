@@ -228,6 +228,14 @@ def test_the_loop_can_be_compiled_for_shapes():
     np.testing.assert_array_equal(state.image, run("adam", 3)[1][-1])
 
 
+@pytest.mark.parametrize("start", [START, np.stack([START, START])], ids=["one", "two"])
+def test_a_second_run_compiles_nothing_for_its_first_state(start, compilations):
+    run("adam", 0, start=start)
+    before = len(compilations())
+    run("adam", 0, start=start)
+    assert compilations()[before:] == []
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 
