@@ -35,7 +35,7 @@ from reporting import facts, log, number, table
 from nst_jax import loss
 from nst_jax.models.architectures import conv_names, conv_shape
 from nst_jax.models.kernels.conv3x3 import DirectKernel
-from nst_jax.optimize import chunk_call, init_state, pyramid_lbfgs
+from nst_jax.optimize import chunk_lowering_args, init_state, pyramid_lbfgs
 from nst_jax.partitioning import make_mesh, sharded_loss_fn, state_shardings
 
 MODEL: Final = "vgg19"
@@ -138,7 +138,7 @@ def loss_args(image: ShapeDtypeStruct, dtype: Any) -> tuple[Any, ...]:
 def lower(devices: list[Any], shape: tuple[int, int], optimizer: Any, dtype: Any) -> Any:
     """Lower the loop for described devices."""
     image = ShapeDtypeStruct((*shape, 3), jnp.float32)
-    state = jax.eval_shape(lambda image: init_state(image, optimizer), image)
+    state = jax.eval_shape(lambda image: init_state(image, optimizer=optimizer), image)
     args = loss_args(image, dtype)
 
     def put(tree: Any, shardings: Any) -> Any:
@@ -160,7 +160,7 @@ def lower(devices: list[Any], shape: tuple[int, int], optimizer: Any, dtype: Any
         mesh = make_mesh(devices, shape[0])
         state = put(state, state_shardings(state, mesh))
         args, loss_fn = put_all(args, NamedSharding(mesh, PartitionSpec())), sharded_loss_fn(mesh)
-    jitted, arrays, static = chunk_call(loss_fn, state, args, optimizer=optimizer)
+    jitted, arrays, static = chunk_lowering_args(loss_fn, state, args, optimizer=optimizer)
     return jitted.lower(*arrays, **static)
 
 

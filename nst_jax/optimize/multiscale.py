@@ -14,15 +14,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax.errors import InputError
-from nst_jax.optimize.loop import aot_compile, current_image, has_line_search, optimize_chunks
+from nst_jax.optimize.loop import aot_compile, optimize_chunks
 from nst_jax.optimize.resize import resize
+from nst_jax.optimize.step import clip_to_unit, current_iterate
 from nst_jax.optimize.types import (
     Chunk,
     CompileFn,
     History,
     LossFn,
     Optimizer,
-    PlaceFn,
+    ShardFn,
     State,
 )
 
@@ -47,46 +48,46 @@ class Level(NamedTuple):
     """The arguments of the loss after the image: targets of this size, parameters, weights."""
     batched_args: Any = None
     """As in `nst_jax.optimize.optimize_chunks`."""
-    place_fn: PlaceFn | None = None
+    shard_fn: ShardFn | None = None
     """As in `nst_jax.optimize.optimize_chunks`."""
 
 
-def resample_state(
-    state: State, shape: tuple[int, int], optimizer: Optimizer, ema_decay: float = 0.0
-) -> State:
+def resample_state(state: State, shape: tuple[int, int], *, optimizer: Optimizer) -> State:
     """Resample a state to another size: the image that it stands for, and the optimizer's moments.
 
     Moments have the shape of the image. They are resampled linearly, so that those that cannot be
-    negative stay so. A line search starts afresh: it remembers differences of gradients of another
-    function, and resampling would change their products with the steps. The EMA starts afresh too.
+    negative stay so. An optimizer that remembers several steps, as L-BFGS does, starts afresh: its
+    memory holds differences of gradients of another function, and resampling would change their
+    products with the steps. The EMA starts afresh too.
 
     Args:
         state: of one image or of k.
         shape: the new (h, w).
         optimizer: the one that made the state.
-        ema_decay: the decay of the state's EMA.
 
     >>> import jax.numpy as jnp
     >>> import optax
     >>> from nst_jax.optimize import init_state
     >>> optimizer = optax.sgd(0.1, momentum=0.9)
-    >>> state = init_state(jnp.full((8, 8, 3), 0.5), optimizer)
-    >>> resample_state(state, (16, 16), optimizer).image.shape
+    >>> state = init_state(jnp.full((8, 8, 3), 0.5), optimizer=optimizer)
+    >>> resample_state(state, (16, 16), optimizer=optimizer).iterate.shape
     (16, 16, 3)
     """
-    pixels = state.image.shape[-3:]
-    image = current_image(state, ema_decay)
-    image = jnp.clip(resize(image, shape, "cubic"), 0, 1)
-    if has_line_search(optimizer):
-        opt_state = jax.jit(optimizer.init)(image)
+    before = state.iterate.shape
+    image = clip_to_unit(resize(current_iterate(state), shape, "cubic"))
+    leaves = jax.tree.leaves(state.opt_state)
+    if any(leaf.ndim > len(before) and leaf.shape[-3:] == before[-3:] for leaf in leaves):
+        init = jax.vmap(optimizer.init) if image.ndim == 4 else optimizer.init
+        opt_state = jax.jit(init)(image)
     else:
 
         def resample(leaf: Array) -> Array:
-            return resize(leaf, shape, "linear") if leaf.shape[-3:] == pixels else leaf
+            return resize(leaf, shape, "linear") if leaf.shape == before else leaf
 
         opt_state = jax.tree.map(resample, state.opt_state)
-    ema = None if state.ema is None else jnp.zeros_like(image)
-    return State(image, ema, opt_state, state.step, jnp.zeros_like(state.ema_count), state.key)
+    ema = None if state.ema is None else state.ema._replace(average=jnp.zeros_like(image))
+    level_step = jnp.zeros_like(state.level_step)
+    return State(image, ema, opt_state, state.step, level_step, state.key)
 
 
 def optimize_multiscale(
@@ -106,9 +107,10 @@ def optimize_multiscale(
         levels: from coarse to fine. A level is requested only when it is reached, so a generator
             can compute its targets then.
         start: the image, or k images, at the size of the first of ``levels``; or a state, as in
-            a chunk of an earlier run, whose ``ema_count`` steps at that level count as done.
-        optimizer: any Optax transformation. Its moments are resampled from level to level.
-        ema_decay: decay of the EMA, which restarts at each level.
+            a chunk of an earlier run, whose ``level_step`` steps at that level count as done.
+        optimizer: any Optax transformation. Its moments are resampled from level to level; L-BFGS
+            starts afresh (`resample_state`).
+        ema_decay: as in `nst_jax.optimize.init_state`. The EMA starts afresh at each level.
         key: as in `nst_jax.optimize.optimize_chunks`.
         first_level: the index of the first of ``levels``.
         callback_every: as in `nst_jax.optimize.optimize_chunks`, counted over all levels.
@@ -132,7 +134,7 @@ def optimize_multiscale(
     >>> chunks = optimize_multiscale(levels, jnp.ones((8, 8, 3)), optimizer=optax.sgd(0.1))
     >>> for chunk in chunks:
     ...     last = chunk
-    >>> last.level, last.state.image.shape, int(last.state.step)
+    >>> last.level, last.state.iterate.shape, int(last.state.step)
     (1, (16, 16, 3), 4)
     """
     before = Chunk(cast(State, start), History(), converged=False, seconds=0.0, compile_seconds=0.0)
@@ -140,9 +142,9 @@ def optimize_multiscale(
     for level in levels:
         steps = level.steps
         if isinstance(start, State):
-            if index > first_level or start.image.shape[-3:-1] != level.shape:
-                start = resample_state(start, level.shape, optimizer, ema_decay)
-            steps = max(0, steps - int(np.ravel(start.ema_count)[0]))
+            if index > first_level or start.iterate.shape[-3:-1] != level.shape:
+                start = resample_state(start, level.shape, optimizer=optimizer)
+            steps = max(0, steps - int(np.ravel(start.level_step)[0]))
         elif np.shape(start)[-3:-1] != level.shape:
             raise InputError(
                 f"the start has the shape {np.shape(start)} and the first level "
@@ -160,7 +162,7 @@ def optimize_multiscale(
             key=key,
             callback_every=callback_every,
             compile_fn=compile_fn,
-            place_fn=level.place_fn,
+            shard_fn=level.shard_fn,
         ):
             chunk = chunk._replace(
                 level=index,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ["agree", "spans_processes", "to_host"]
+__all__ = ["allgather", "spans_processes", "to_host"]
 
 
 def spans_processes(x: Any) -> bool:
@@ -23,13 +23,13 @@ def spans_processes(x: Any) -> bool:
     return isinstance(x, jax.Array) and not x.is_fully_addressable
 
 
-def agree(values: Any, x: Any) -> np.ndarray:
+def allgather(values: Any, x: Any) -> np.ndarray:
     """Return the values of all processes, one row each, or of this one if ``x`` is its own.
 
     If ``x`` spans several processes, all of them must call it.
 
     >>> import jax.numpy as jnp
-    >>> agree(True, jnp.ones(2))  # of one process
+    >>> allgather(True, jnp.ones(2))  # of one process
     array([ True])
     """
     values = np.asarray(values)

@@ -5,108 +5,102 @@ to the image. A step over the coefficients moves large areas as easily as single
 a broad change, such as the tone of a sky or a wide stroke, takes many steps. STROTSS (Kolkin et al.
 2019) and NNST (Kolkin et al. 2022) optimize such coefficients too.
 
-The synthesis is linear, so the image itself stays the variable of the loop, of the line search and
-of checkpoints: the transformation maps gradients to coefficients and steps back to pixels.
+The synthesis x = U·c is linear, and every inner product of L-BFGS over c is one over x:
+s_c·y_c = s·y and y_c·y_c = y·P·y with P = U·Uᵀ. So the image stays the variable, and the pyramid is
+the preconditioner P of the first inverse Hessian.
 """
 
-from typing import Any, Final, NamedTuple
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-__all__ = ["PyramidState", "pyramid_lbfgs", "synthesize"]
+from nst_jax.errors import InputError
+from nst_jax.optimize.lbfgs import preconditioned_lbfgs
 
-CUBIC_TAPS: Final = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)
-"""Keys' cubic kernel (a = −½) a quarter of a sample left of a sample: the weights of the second and
-the first one to its left, of itself, and of the one to its right."""
-
-Pyramid = tuple[Float[Array, "_ _ c"], ...]
-"""Coefficients from fine to coarse; each band has half the height and width of the one before."""
+__all__ = ["precondition", "pyramid_lbfgs"]
 
 
-class PyramidState(NamedTuple):
-    """The state of `pyramid_lbfgs`."""
-
-    coefficients: Pyramid
-    """The sum of all steps over the coefficients; L-BFGS needs their differences only."""
-    lbfgs: optax.OptState
-    line_search: optax.OptState
-
-
+@cache  # The loop is compiled once for each optimizer object.
 def pyramid_lbfgs(
     memory_size: int = 10, num_bands: int = 5, gain: float = 0.6
 ) -> optax.GradientTransformationExtraArgs:
-    """L-BFGS with a zoom line search over the coefficients of a Laplacian pyramid.
+    """L-BFGS over the coefficients of a Laplacian pyramid, with one evaluation a step.
 
-    With one band it is ``optax.lbfgs(memory_size=memory_size)``.
+    ``update`` takes the keyword ``value``, the loss at ``params``. The variable may be a refused
+    trial; ``state.accepted`` is the best point (`nst_jax.optimize.current_iterate`). Equal calls
+    return the same object, so that they share the compiled loop.
 
     Args:
         memory_size: how many steps L-BFGS remembers.
-        num_bands: the number of bands.
-        gain: the factor of each coarser band in `synthesize`. Upsampling doubles the norm of a
-            band, so 0.5 makes all bands count alike. More prefers broad changes, such as the tone
-            of a sky, over fine detail.
+        num_bands: the number of bands. With one band the variable may be any pytree. With more it
+            is an image ``(h, w, c)``, or a pytree of them.
+        gain: the factor of each coarser band. Upsampling doubles the norm of a band, so 0.5 makes
+            all bands count alike. More prefers broad changes, such as the tone of a sky, over fine
+            detail.
+
+    Raises:
+        InputError: the memory or the number of bands is below 1; or, in ``init``, the variable has
+            several bands and is no image.
 
     >>> import nst_jax
     >>> optimizer = pyramid_lbfgs(gain=0.8)  # broader changes than by default
     >>> settings = nst_jax.Settings(optimizer=optimizer)
-    >>> nst_jax.optimize.has_line_search(settings.optimizer)
+    >>> pyramid_lbfgs(gain=0.8) is optimizer
     True
     """
-    lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
-    line_search = optax.scale_by_zoom_linesearch(
-        max_linesearch_steps=20, initial_guess_strategy="one"
+    for name, value in (("memory_size", memory_size), ("num_bands", num_bands)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; give a whole number from 1 up")
+    lbfgs = preconditioned_lbfgs(
+        lambda grad: jax.tree.map(partial(precondition, num_bands=num_bands, gain=gain), grad),
+        memory_size,
     )
 
-    def init(params: Any) -> PyramidState:
-        zeros = _zeros(params, num_bands)
-        return PyramidState(zeros, lbfgs.init(zeros), line_search.init(params))
+    def init(params: optax.Params) -> optax.OptState:
+        for leaf in jax.tree.leaves(params):
+            if num_bands > 1 and jnp.ndim(leaf) != 3:
+                raise InputError(
+                    f"pyramid_lbfgs met an array of shape {jnp.shape(leaf)}; give images "
+                    "(h, w, c), or num_bands=1 for any other variable"
+                )
+        return lbfgs.init(params)
 
-    def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, PyramidState]:
-        coefficients, lbfgs_state, line_search_state = state
-        _, adjoint = jax.vjp(lambda bands: synthesize(bands, gain), coefficients)
-        scaled, lbfgs_state = lbfgs.update(adjoint(updates)[0], lbfgs_state, coefficients)
-        direction = jax.tree.map(jnp.negative, scaled)
-        step, line_search_state = line_search.update(
-            synthesize(direction, gain), line_search_state, params, **extra_args
-        )
-        rate = optax.tree_utils.tree_get(line_search_state, "learning_rate")
-        coefficients = jax.tree.map(lambda c, d: c + rate * d, coefficients, direction)
-        return step, PyramidState(coefficients, lbfgs_state, line_search_state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, lbfgs.update)
 
 
-def synthesize(bands: Pyramid, gain: float) -> Float[Array, "h w c"]:
-    """Return b₀ + g·U(b₁ + g·U(b₂ + …)): U upsamples a band to the size of the next finer one."""
-    *finer, image = bands
-    for band in reversed(finer):
-        image = band + gain * _upsample(image, band.shape)
-    return image
+def precondition(
+    grad: Float[Array, "h w c"], *, num_bands: int, gain: float
+) -> Float[Array, "h w c"]:
+    """Return P·g, where P = I + g²·U·P'·Uᵀ: U upsamples a band of half the size, P' is its own P.
+
+    U is a small dense matrix for each axis. XLA compiles two products faster than strided slices.
+
+    >>> import jax
+    >>> grad = jax.random.normal(jax.random.key(0), (4, 6, 3))
+    >>> precondition(grad, num_bands=1, gain=0.6) is grad
+    True
+    """
+    if num_bands == 1:
+        return grad
+    rows, columns = (_upsampling(length, grad.dtype) for length in grad.shape[:2])
+    product = partial(jnp.einsum, precision="highest")
+    coarse = product("wv,uwc->uvc", columns, product("hu,hwc->uwc", rows, grad))
+    coarse = precondition(coarse, num_bands=num_bands - 1, gain=gain)
+    fine = product("hu,uwc->hwc", rows, product("wv,uvc->uwc", columns, coarse))
+    return grad + gain**2 * fine
 
 
-def _upsample(band: Float[Array, "_ _ c"], shape: tuple[int, ...]) -> Float[Array, "h w c"]:
-    """Double the height and width by cubic interpolation; drop an odd last row or column."""
-    for axis in (0, 1):
-        length = band.shape[axis]
-        pad = [(2, 2) if i == axis else (0, 0) for i in range(3)]
-        padded = jnp.pad(band, pad, mode="edge")
-        taps = [jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
-        left = sum(w * tap for w, tap in zip(CUBIC_TAPS, taps[:4], strict=True))
-        right = sum(w * tap for w, tap in zip(CUBIC_TAPS[::-1], taps[1:], strict=True))
-        doubled = jnp.stack([left, right], axis + 1)
-        band = doubled.reshape(*band.shape[:axis], 2 * length, *band.shape[axis + 1 :])
-    return band[: shape[0], : shape[1]]
+def _upsampling(length: int, dtype: jnp.dtype) -> Float[Array, "fine coarse"]:
+    """Return the matrix that doubles the length of an axis; an odd last sample is dropped.
 
-
-def _zeros(image: Float[Array, "h w c"], num_bands: int) -> Pyramid:
-    height, width, channels = image.shape
-    bands = []
-    for _ in range(num_bands):
-        bands.append(jnp.zeros((height, width, channels), image.dtype))
-        height, width = -(-height // 2), -(-width // 2)
-    return tuple(bands)
+    It interpolates by Keys' cubic kernel (a = −½), as `jax.image.resize` does.
+    """
+    fine = jnp.arange(length, dtype=dtype)[:, None]
+    distance = jnp.abs((fine - 0.5) / 2 - jnp.arange(-(-length // 2)))
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))
+    return weights / weights.sum(1, keepdims=True)

@@ -3,19 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, Key
 
 __all__ = [
     "Chunk",
     "CompileFn",
+    "Ema",
     "History",
     "LossFn",
     "MinimizeResult",
     "Optimizer",
-    "PlaceFn",
+    "Project",
+    "ShardFn",
     "State",
 ]
 
@@ -23,8 +26,11 @@ Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
 """An Optax transformation, with or without extra arguments."""
 
 LossFn = Callable[..., tuple[Array, Mapping[str, Array]]]
-"""``loss(image, *args) -> (total, terms)``, such as `nst_jax.loss`. If the state has a random key,
-the loss is called with the keyword ``key``, another one at each step."""
+"""``loss(x, *args) -> (total, terms)``, such as `nst_jax.loss`. If the state has a random key, the
+loss is called with the keyword ``key``, another one at each step."""
+
+Project = Callable[[Any], Any]
+"""Brings a variable back to where it is allowed, after each step."""
 
 CompileFn = Callable[..., Callable[..., Any]]
 """``compile_fn(jitted, *args, **static)`` returns an executable of ``args``."""
@@ -33,10 +39,8 @@ CompileFn = Callable[..., Callable[..., Any]]
 class History(dict[str, np.ndarray]):
     """Metrics by name, one value a step: ``step`` (from 1), ``total`` and the loss terms.
 
-    A first-order optimizer records the losses *before* each step, because that is where it
-    evaluates the gradient. A line search records the total *after* each step, and the terms about
-    every tenth step and at the last one; they are NaN elsewhere. Values are ``(n,)``, or ``(n, k)``
-    for k images.
+    A step evaluates the loss once, before it changes the variable, and records what it saw. A trial
+    that L-BFGS then refuses has a row too. Values are ``(n,)``, or ``(n, k)`` for a batch of k.
 
     >>> import numpy as np
     >>> history = History(step=np.arange(1, 4), total=np.array([4.0, 2.0, 1.0]))
@@ -45,28 +49,38 @@ class History(dict[str, np.ndarray]):
     """
 
 
+class Ema(NamedTuple):
+    """An exponential moving average of the iterates."""
+
+    average: Any
+    """(1 − d) Σ dⁱ xₜ₋ᵢ over the steps of this level, without bias correction."""
+    decay: Float[Array, "*k"]
+    """d."""
+
+
 class State(NamedTuple):
     """Everything the loop needs to continue. All leaves are arrays; batches come from ``vmap``."""
 
-    image: Float[Array, "*k h w 3"]
-    """The optimizer's iterate. With a line search it may leave [0, 1]; see `reflect`."""
-    ema: Float[Array, "*k h w 3"] | None
-    """The exponential moving average of the iterates without bias correction, if there is one."""
+    iterate: Any
+    """The variable where the next step evaluates the loss: an image ``(h, w, 3)``, or any pytree of
+    floats. With L-BFGS it may be a trial that the next step refuses: see `current_iterate`."""
+    ema: Ema | None
     opt_state: Any
     step: Int[Array, "*k"]
     """The number of steps taken."""
-    ema_count: Int[Array, "*k"]
-    """The number of steps since the EMA was started: at one level, the steps at that level."""
-    key: UInt32[Array, "*k 2"] | None = None
-    """The data of a random key, for a loss that draws random numbers at each step."""
+    level_step: Int[Array, "*k"]
+    """The number of steps taken at this level."""
+    key: Key[Array, "*k"] | None = None
+    """A random key, for a loss that draws random numbers at each step."""
 
     def __repr__(self) -> str:
         """Return a short text without arrays."""
-        return f"State(image of shape {jnp.shape(self.image)}, step {self.step})"
+        shapes = [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.iterate)]
+        return f"State(iterate of shape {', '.join(shapes)}, step {self.step})"
 
 
-PlaceFn = Callable[[State], State]
-"""Puts the state of an optimization on devices, such as those of a mesh."""
+ShardFn = Callable[[State], State]
+"""Divides the state of an optimization over devices, such as those of a mesh."""
 
 
 class Chunk(NamedTuple):
@@ -78,7 +92,7 @@ class Chunk(NamedTuple):
     metrics: History
     """The metrics of this chunk's steps."""
     converged: bool
-    """Whether the line search finds nothing better any more; no further chunk follows."""
+    """Whether the optimizer finds nothing better any more; no further chunk follows."""
     seconds: float
     """Wall-clock time since the first step, without compilation."""
     compile_seconds: float
@@ -89,17 +103,18 @@ class Chunk(NamedTuple):
 class MinimizeResult(NamedTuple):
     """What `minimize` returns."""
 
-    image: Float[Array, "h w 3"]
-    """RGB in [0, 1], float32 or better."""
+    iterate: Any
+    """The best point, or the average of the points (`nst_jax.optimize.current_iterate`): an image
+    ``(h, w, 3)`` in [0, 1], float32 or better, or whatever pytree ``start`` was."""
     history: History
     converged: bool
-    """Whether it ended early because the line search found nothing better."""
+    """Whether it ended early because the optimizer found nothing better."""
     compile_seconds: float
     seconds: float
     state: State
-    """The last state (of `minimize_batch`, with all images)."""
+    """The last state (of `minimize_batch`, with all of the batch)."""
 
     def __repr__(self) -> str:
         """Return a short text without arrays."""
         total = self.history["total"][-1] if self.history else "unknown"
-        return f"MinimizeResult(image of shape {self.image.shape}, total {total}, {self.state})"
+        return f"MinimizeResult(total {total}, {self.state})"

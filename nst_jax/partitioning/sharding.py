@@ -211,8 +211,9 @@ def shard_state(state: State, mesh: Mesh) -> State:
     >>> import optax
     >>> from nst_jax.optimize import init_state
     >>> from nst_jax.partitioning import make_mesh
-    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optax.adam(0.02))
-    >>> shard_state(state, make_mesh(jax.devices()[:1], height=512)).image.sharding.spec[0]
+    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optimizer=optax.adam(0.02))
+    >>> mesh = make_mesh(jax.devices()[:1], height=512)
+    >>> shard_state(state, mesh).iterate.sharding.spec[0]
     'rows'
     """
     return jax.tree.map(_put, state, state_shardings(state, mesh))
@@ -231,11 +232,12 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     >>> import optax
     >>> from nst_jax.optimize import init_state
     >>> from nst_jax.partitioning import make_mesh
-    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optax.adam(0.02))
-    >>> state_shardings(state, make_mesh(jax.devices()[:1], height=512)).image.spec[0]
+    >>> state = init_state(jax.numpy.ones((512, 16, 3)), optimizer=optax.adam(0.02))
+    >>> mesh = make_mesh(jax.devices()[:1], height=512)
+    >>> state_shardings(state, mesh).iterate.spec[0]
     'rows'
     """
-    batched = len(np.shape(state.image)) == 4
+    batched = np.ndim(state.step) == 1
     return jax.tree.map(lambda leaf: _sharding(mesh, np.shape(leaf), batched=batched), state)
 
 

@@ -55,7 +55,9 @@ def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None
     Raises:
         InputError: it cannot be written.
     """
-    arrays = {name: to_host(leaf) for name, leaf in _named_leaves(checkpoint.state).items()}
+    arrays = {
+        name: to_host(_key_data(leaf)) for name, leaf in _named_leaves(checkpoint.state).items()
+    }
     if jax.process_index() > 0:
         return
     arrays |= {f"history/{name}": values for name, values in checkpoint.history.items()}
@@ -120,20 +122,24 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
     like = jax.eval_shape(lambda: _state_template(job, job.levels[level].shape, num_images))
     leaves = []
     for name, leaf in _named_leaves(like).items():
-        array = arrays.get(name)
-        if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+        array, expected = arrays.get(name), jax.eval_shape(_key_data, leaf)
+        if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
             raise InputError(
                 f"{label} does not fit this job's optimizer (it has no {name} of shape "
-                f"{leaf.shape}); start without resume"
+                f"{expected.shape}); start without resume"
             )
-        leaves.append(jnp.asarray(array))
+        values = jnp.asarray(array)
+        is_key = _is_key(leaf)
+        leaves.append(
+            jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf)) if is_key else values
+        )
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    done, steps = np.ravel(state.ema_count), np.ravel(state.step)
+    done, steps = np.ravel(state.level_step), np.ravel(state.step)
     if not (
         (done == done[0]).all()
         and 0 <= done[0] <= job.levels[level].steps
         and ((steps >= 0) & (steps <= job.num_steps)).all()
-        and np.isfinite(np.asarray(state.image)).all()
+        and np.isfinite(np.asarray(state.iterate)).all()
     ):
         raise incomplete
     return Checkpoint(index, num_images, level, state, history)
@@ -212,3 +218,12 @@ def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:
 def _named_leaves(state: State) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_data(leaf: Array) -> Array:
+    """Return an array as a file can hold it: the data of a random key."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf

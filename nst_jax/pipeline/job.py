@@ -25,7 +25,7 @@ from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
-from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
+from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
 from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
@@ -106,7 +106,7 @@ class Job:
 
     def init_state(self, image: Float[Array, "h w 3"]) -> State:
         """Return the state of the optimization before the first step."""
-        return init_state(image, self.optimizer, self.ema_decay, self.key)
+        return init_state(image, optimizer=self.optimizer, ema_decay=self.ema_decay, key=self.key)
 
 
 def prepare_job(
@@ -175,12 +175,12 @@ def prepare_job(
     if devices:
         params = replicate(params, make_mesh(devices, levels[-1].shape[0]))
     statistic = make_statistic(settings.style_loss, settings.normalization)
-    optimizer = settings.optimizer
+    optimizer, name = settings.optimizer, _optimizer_name(settings, statistic)
     if isinstance(optimizer, str):
-        optimizer = _named_optimizer(_optimizer_name(settings, statistic), settings.learning_rate)
+        optimizer = _named_optimizer(name, settings.learning_rate)
     ema_decay = settings.ema_decay
     if ema_decay is None:
-        ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
+        ema_decay = DEFAULT_EMA_DECAY if name == "adam" else 0.0
     job = Job(
         settings=settings,
         mixes=tuple(tuple(map(float, mix)) for mix in mixes),

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from nst_jax.errors import MemoryLimitError
 from nst_jax.losses import LossWeights, Targets, loss
 from nst_jax.models.vgg import Params
-from nst_jax.optimize import LossFn, chunk_call, has_line_search
+from nst_jax.optimize import LossFn, chunk_lowering_args
 from nst_jax.partitioning import sharded_loss_fn, tiled_loss_fn
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
@@ -49,7 +49,7 @@ def check_state_fits(job: Job) -> None:
 
 def choose_batch_size(job: Job) -> int:
     """Return how many images run fastest in one batch and fit into the memory."""
-    if len(job.mixes) == 1 or has_line_search(job.optimizer):
+    if len(job.mixes) == 1:
         return 1
     num_devices = max(1, len(job.devices))
     if jax.default_backend() == "cpu":
@@ -103,9 +103,7 @@ def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -
     image = jax.ShapeDtypeStruct((*job.levels[level].shape, 3), jnp.float32)
     state = jax.eval_shape(job.init_state, image)
     args = (job.params, target_shapes(job, inputs, job.mixes[0]), job.loss_weights)
-    return chunk_call(
-        loss_fn(job, tile), state, args, optimizer=job.optimizer, ema_decay=job.ema_decay
-    )
+    return chunk_lowering_args(loss_fn(job, tile), state, args, optimizer=job.optimizer)
 
 
 def loss_fn(job: Job, tile: int | None = None, mesh: Mesh | None = None) -> LossFn:

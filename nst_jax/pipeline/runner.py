@@ -33,10 +33,10 @@ from nst_jax.optimize import (
     History,
     Level,
     State,
-    agree,
+    allgather,
     concatenate_history,
-    current_image,
-    has_line_search,
+    current_iterate,
+    has_converged,
     optimize_multiscale,
     select_image,
     spans_processes,
@@ -112,13 +112,13 @@ class Progress:
         Raises:
             RuntimeError: the iteration continued before the first access.
         """
-        if self.state.image.is_deleted():
+        if self.state.step.is_deleted():
             raise RuntimeError(
                 "the next steps reused the memory of this image; read image or results() before "
                 "you continue the iteration"
             )
         batch = self._batch
-        return batch.postprocess(to_host(current_image(self.state, batch.job.ema_decay)))
+        return batch.postprocess(to_host(current_iterate(self.state)))
 
     @property
     def is_last(self) -> bool:
@@ -154,8 +154,8 @@ def run(
 
     The content's features and each style's statistics are computed once a level for all images.
     Images run in a vmapped batch on GPUs and TPUs, as many as fit into the memory, and one after
-    another on CPUs and with a line search, where a batch is slower. A level that does not fit into
-    the memory runs tile by tile.
+    another on CPUs, where a batch is slower. A level that does not fit into the memory runs tile by
+    tile.
 
     Args:
         job: from `prepare_job`.
@@ -170,7 +170,7 @@ def run(
 
     Raises:
         InputError: the checkpoint cannot be read or belongs to another job; an option is out of
-            range; a line search meets a batch size above 1.
+            range.
         MemoryLimitError: a level does not fit into the memory even in small tiles.
         DivergedError: the loss is not finite; ``results`` holds the last finite images.
         OutOfMemoryError: the device ran out of memory while steps ran; ``results`` holds the
@@ -189,11 +189,6 @@ def run(
     for name, value in (("batch_size", batch_size), ("callback_every", callback_every)):
         if value is not None and not (isinstance(value, Integral) and value >= 1):
             raise InputError(f"{name} is {short_repr(value)}; give a whole number from 1 up")
-    if batch_size is not None and batch_size > 1 and has_line_search(job.optimizer):
-        raise InputError(
-            f"batch_size is {batch_size} and L-BFGS's line search takes one image at a time; give "
-            "a batch_size of 1, or an optimizer such as adam"
-        )
     saved = None
     if resume:
         if checkpoint is None:
@@ -210,7 +205,7 @@ def run(
         for progress in batches:
             yield progress
             is_due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            is_due = bool(agree(is_due, progress.state.image)[0])
+            is_due = bool(allgather(is_due, progress.state.iterate)[0])
             if is_due or (progress.done and not progress.is_last):
                 _save_checkpoint(checkpoint, job, progress)
                 saved_at = time.monotonic()
@@ -228,8 +223,8 @@ def run(
 
 def _is_readable(state: State) -> bool:
     """Return whether this process alone can read a state."""
-    image = state.image
-    return not (isinstance(image, jax.Array) and image.is_deleted()) and not spans_processes(image)
+    image = state.iterate
+    return not image.is_deleted() and not spans_processes(image)
 
 
 def _save_checkpoint(path: Path, job: Job, progress: Progress) -> None:
@@ -298,7 +293,9 @@ class _Batch:
         job = self.job
         if saved is not None:
             first_level, start = saved.level, saved.state
-            steps_done = int(np.ravel(start.ema_count)[0])
+            steps_done = int(np.ravel(start.level_step)[0])
+            if bool(has_converged(start).all()):
+                steps_done = job.levels[first_level].steps
             self.metrics = [saved.history]
         else:
             first_level, start, steps_done = 0, job.init_image, 0
@@ -360,15 +357,15 @@ class _Batch:
                 self.shared_targets[i] = level_targets
         targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
         loss = loss_fn(job, self.tile, mesh)
-        place_fn = None if mesh is None else partial(shard_state, mesh=mesh)
+        shard_fn = None if mesh is None else partial(shard_state, mesh=mesh)
         if len(targets) == 1:
             args = (job.params, targets[0], job.loss_weights)
-            return Level(*job.levels[i], loss, args, place_fn=place_fn)
+            return Level(*job.levels[i], loss, args, shard_fn=shard_fn)
         styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
         if mesh is not None:
             styles = shard_batch(styles, mesh)
         args = (job.params, replace(targets[0], style={}), job.loss_weights)
-        return Level(*job.levels[i], batched_loss_fn(loss), args, styles, place_fn)
+        return Level(*job.levels[i], batched_loss_fn(loss), args, styles, shard_fn)
 
     def progress(self, chunk: Chunk) -> Progress:
         """Record a chunk's metrics and describe where the images are."""
@@ -381,7 +378,7 @@ class _Batch:
         # Each progress describes its own moment, also after the iteration continued.
         snapshot = copy.copy(self)
         snapshot.metrics = list(self.metrics)
-        level_done = chunk.converged or int(np.ravel(chunk.state.ema_count)[0]) == level.steps
+        level_done = chunk.converged or int(np.ravel(chunk.state.level_step)[0]) == level.steps
         return Progress(
             index=self.index,
             batch_size=len(self.mixes),

@@ -22,7 +22,7 @@ from nst_jax.apps.cli.processes import initialize_processes
 from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, escape
 from nst_jax.files import parse_json, write_atomically
 from nst_jax.models.weights import cache_dir
-from nst_jax.optimize import History, agree
+from nst_jax.optimize import History, allgather
 from nst_jax.pipeline import Job, Progress, Result, run
 from nst_jax.settings import Settings
 
@@ -91,7 +91,7 @@ def run_command(
                 if preview_every and progress.step % preview_every == 0:
                     write_preview(out, progress, inputs)
                 # A signal may reach one process alone, and earlier than the others.
-                stop = agree(stop_requested(), progress.state.image).any()
+                stop = allgather(stop_requested(), progress.state.iterate).any()
                 if progress.done:
                     (result,) = progress.results()
                     write_result(result, out, loss_plot)

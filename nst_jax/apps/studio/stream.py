@@ -82,7 +82,7 @@ def _update(job: Job, progress: Progress, seconds_before: float) -> Update:
     history = progress.history
     num_steps = len(progress.metrics.get("step", ()))
     per_step = (progress.seconds - seconds_before) / num_steps if num_steps else None
-    done_before = progress.step - int(np.ravel(progress.state.ema_count)[0])
+    done_before = progress.step - int(np.ravel(progress.state.level_step)[0])
     return Update(
         image=progress.image,
         step=progress.step,
