@@ -260,12 +260,18 @@ def _run_batches(
         except MemoryLimitError as error:
             if len(batch.mixes) == 1:
                 raise
+            # A batch that was not asked for may start again while that costs no step.
+            if isinstance(error, OutOfMemoryError) and (error.step or batch_size or saved):
+                raise
             if batch_size is not None or saved is not None:
                 advice = "start without resume" if saved is not None else "a smaller batch_size"
                 raise MemoryLimitError(
                     f"{len(batch.mixes)} images in one batch: {error}, or {advice}"
                 ) from error
             size = (len(batch.mixes) + 1) // 2
+            log.info(
+                "%d images do not fit together; they run in batches of %d", len(batch.mixes), size
+            )
         else:
             index += len(batch.mixes)
             saved = None

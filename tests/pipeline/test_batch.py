@@ -3,6 +3,7 @@
 import numpy as np
 import optax
 import pytest
+from reliability.faults import exhaust
 
 from nst_jax import (
     DivergedError,
@@ -13,6 +14,7 @@ from nst_jax import (
     stylize,
     stylize_many,
 )
+from nst_jax.errors import OutOfMemoryError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import planning, runner
 from nst_jax.pipeline.api import interpolation_job
@@ -245,3 +247,21 @@ def test_divergence_gives_the_last_finite_image_of_each(job_of, styles, one_leve
     for result in caught.value.results:
         assert np.isfinite(result.image).all()
         assert (result.metadata["steps_done"], result.metadata["stopped"]) == (0, True)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_batch_that_runs_out_of_memory_gives_its_images_so_far(three, batch_size, monkeypatch):
+    monkeypatch.setattr(runner, "choose_batch_size", lambda job: 2)
+    exhaust(monkeypatch, 3)
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(run(three, batch_size=batch_size, callback_every=1))
+    assert caught.value.step == 2
+    assert [result.metadata["steps_done"] for result in caught.value.results] == [2, 2]
+
+
+def test_a_batch_that_runs_out_of_memory_at_once_is_halved(three, alone, monkeypatch, caplog):
+    caplog.set_level("INFO", "nst_jax")
+    monkeypatch.setattr(runner, "choose_batch_size", lambda job: 2)
+    exhaust(monkeypatch, 1)
+    assert_same(finished(run(three)), alone["adam"])
+    assert "2 images do not fit together; they run in batches of 1" in caplog.text
