@@ -34,6 +34,10 @@ MAX_STYLE_SCALE: Final = 10
 DEFAULT_STEPS: Final = (200, 100, 80, 60, 40)
 """Steps at each level of the pyramid, coarsest first; the last value repeats. Coarse steps lay out
 the image and are cheap. Fine steps cost more and move the image away from the coarse layout."""
+LEARNING_RATE_REFUSED: Final = (
+    "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax transformation has "
+    "its own"
+)
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -163,15 +167,8 @@ class Settings:
         _check_optimizer(self.optimizer)
         if self.loss_fn is not None and not callable(self.loss_fn):
             raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
-        if self.learning_rate is not None and self.optimizer != "adam":
-            raise InputError(
-                "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
-                "transformation has its own"
-            )
-        if self.ema_decay and self.optimizer in ("auto", "lbfgs"):
-            raise InputError(
-                f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0 or the optimizer adam"
-            )
+        if self.learning_rate is not None and self.optimizer not in ("auto", "adam"):
+            raise InputError(LEARNING_RATE_REFUSED)
         if self.mask_colors is not None and self.masks is None:
             raise InputError("mask_colors name the colors of a mask; give masks too")
         for kind, weight in (("content", self.content_weight), ("style", self.style_weight)):

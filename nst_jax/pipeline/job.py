@@ -30,7 +30,7 @@ from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
-from nst_jax.settings import Settings, parse_bytes
+from nst_jax.settings import LEARNING_RATE_REFUSED, Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
 
@@ -140,6 +140,8 @@ def prepare_job(
     start_time = time.perf_counter()
     settings = settings or Settings()
     styles = as_list(styles)
+    statistic = make_statistic(settings.style_loss, settings.normalization)
+    optimizer = _optimizer(settings, statistic)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
     check_pixels_fit(shape)
@@ -174,10 +176,6 @@ def prepare_job(
     devices = _devices(settings)
     if devices:
         params = replicate(params, make_mesh(devices, levels[-1].shape[0]))
-    statistic = make_statistic(settings.style_loss, settings.normalization)
-    optimizer = settings.optimizer
-    if isinstance(optimizer, str):
-        optimizer = _named_optimizer(_optimizer_name(settings, statistic), settings.learning_rate)
     ema_decay = settings.ema_decay
     if ema_decay is None:
         ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
@@ -371,6 +369,15 @@ def _optimizer_name(settings: Settings, statistic: StyleStatistic) -> str:
     if settings.optimizer == "auto":
         return "adam" if is_stochastic(statistic) else "lbfgs"
     return settings.optimizer
+
+
+def _optimizer(settings: Settings, statistic: StyleStatistic) -> Optimizer:
+    if not isinstance(settings.optimizer, str):
+        return settings.optimizer
+    name = _optimizer_name(settings, statistic)
+    if settings.learning_rate is not None and name != "adam":
+        raise InputError(LEARNING_RATE_REFUSED)
+    return _named_optimizer(name, settings.learning_rate)
 
 
 @cache  # The loop is compiled once for each optimizer object.

@@ -118,7 +118,7 @@ def test_a_container_has_what_the_smallest_limit_of_its_groups_leaves(
     assert available_bytes() == 1408
     write_cgroup(version, "", 500, 700)
     assert available_bytes() == 0
-    with pytest.raises(MemoryLimitError, match="4x4 pixels need .* and 0 GiB are free"):
+    with pytest.raises(MemoryLimitError, match=r"4x4 pixels need .* and 0 GiB are free"):
         check_pixels_fit((4, 4))
 
 
