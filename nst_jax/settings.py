@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
-from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
+from nst_jax._types import (
+    ColorMode,
+    Normalization,
+    OptimizerName,
+    Padding,
+    Pooling,
+    StyleLossName,
+)
 from nst_jax.errors import InputError, short_repr
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
@@ -75,9 +82,10 @@ class Settings:
         pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
             activations have the size that max pooling gives them.
         padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
-        optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, any Optax
-            transformation, or ``auto``: Adam for a style loss that draws random features, whose
-            changes from step to step a line search cannot follow, and L-BFGS for the others.
+        optimizer: ``lbfgs`` (over a Laplacian pyramid, `nst_jax.optimize.pyramid_lbfgs`),
+            ``lbfgs-pixels`` (the same over the pixels), ``adam``, any Optax transformation, or
+            ``auto``: Adam for a style loss that draws random features, whose changes from step to
+            step a line search cannot follow, and ``lbfgs`` for the others.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
             None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
@@ -111,7 +119,7 @@ class Settings:
     0.05
     >>> from dataclasses import replace
     >>> replace(PAPER, size=256).optimizer
-    'lbfgs'
+    'lbfgs-pixels'
     >>> Settings(size=4)
     Traceback (most recent call last):
     nst_jax.errors.InputError: size is 4; give a whole number of pixels from 16 to 131072
@@ -135,7 +143,7 @@ class Settings:
     normalization: Normalization = "target_energy"
     pooling: Pooling = "max"
     padding: Padding = "replicate"
-    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation = "auto"
+    optimizer: OptimizerName | optax.GradientTransformation = "auto"
     ema_decay: float | None = None
     learning_rate: float | None = None
     init: ImageSource = "content"
@@ -197,7 +205,7 @@ class SettingsOverrides(TypedDict, total=False):
     normalization: Normalization
     pooling: Pooling
     padding: Padding
-    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation
+    optimizer: OptimizerName | optax.GradientTransformation
     ema_decay: float | None
     learning_rate: float | None
     init: ImageSource
@@ -292,13 +300,13 @@ def _style_loss(style_loss: Any) -> Any:
 
 def _check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, str):
-        valid = optimizer in ("auto", "lbfgs", "adam")
+        valid = optimizer in get_args(OptimizerName)
     else:
         valid = callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")
     if not valid:
         raise InputError(
-            f"optimizer is {short_repr(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
-            "transformation"
+            f"optimizer is {short_repr(optimizer)}; choose {', '.join(get_args(OptimizerName))}, "
+            "or give an Optax transformation"
         )
 
 
@@ -383,7 +391,7 @@ PAPER: Final = Settings(
     normalization="none",
     pooling="average",
     padding="same",
-    optimizer="lbfgs",
+    optimizer="lbfgs-pixels",
     dtype="float32",
     init="noise",
     steps=500,
@@ -391,9 +399,16 @@ PAPER: Final = Settings(
     ema_decay=0.0,
 )
 """Gatys, Ecker & Bethge (2015), section Methods: raw sums, average pooling, white noise, content at
-layer 4_2, style at layers 1_1 … 5_1 with equal weights.
+layer 4_2, style at layers 1_1 … 5_1 with equal weights, one level, the pixels as variables.
 
-Only α/β differs from the paper. The paper's 1/1000 belongs to a network whose activations were
-rescaled to a mean of 1. Raw content sums grow with the square of the activations and raw style sums
-with the fourth power, and 1/1,000,000 gives the same balance with the bundled VGG16.
+What differs from the paper:
+
+- α/β is 1/1,000,000, not 1/1000. The paper's value belongs to a network whose activations were
+  rescaled to a mean of 1. Raw content sums grow with the square of the activations and raw style
+  sums with the fourth power, and 1/1,000,000 gives the same balance with the bundled VGG16.
+- The network has the activations of its weight file, and is the bundled VGG16 where VGG19 cannot be
+  downloaded. Give ``model="vgg19"`` for the paper's.
+- Pixels stay in [0, 1]: the loss sees the iterate reflected into this range.
+- The paper says "gradient descent". L-BFGS is the choice of the authors' later code (Gatys et al.
+  2016); its line search, the 500 steps and the size of 512 pixels are ours.
 """

@@ -29,7 +29,7 @@ INVALID = [  # settings, and what their message must contain
     ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
     ({"learning_rate": 0.02, "optimizer": "lbfgs"}, "learning_rate is for adam"),
     ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs or adam"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs, lbfgs-pixels, adam"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
     ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
@@ -109,7 +109,7 @@ def test_paper_has_the_values_of_the_paper():
     assert PAPER.content_layers == {"relu4_2": 1.0}
     assert PAPER.style_layers == {f"relu{block}_1": 1 / 5 for block in range(1, 6)}
     assert (PAPER.normalization, PAPER.pooling, PAPER.padding) == ("none", "average", "same")
-    assert (PAPER.init, PAPER.optimizer, PAPER.tv_weight) == ("noise", "lbfgs", 0)
+    assert (PAPER.init, PAPER.optimizer, PAPER.tv_weight) == ("noise", "lbfgs-pixels", 0)
     assert (PAPER.min_size, PAPER.ema_decay) == (None, 0)
 
 

@@ -385,4 +385,6 @@ def _named_optimizer(name: str, learning_rate: float | None) -> optax.GradientTr
     if name == "adam":
         # Gradients shrink as an image grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
         return optax.adam(learning_rate or DEFAULT_LEARNING_RATE, b1=0.9, b2=0.99, eps=1e-12)
+    if name == "lbfgs-pixels":
+        return pyramid_lbfgs(memory_size=LBFGS_MEMORY, num_bands=1)
     return pyramid_lbfgs(memory_size=LBFGS_MEMORY)

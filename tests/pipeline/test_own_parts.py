@@ -11,6 +11,8 @@ import pytest
 import nst_jax
 from nst_jax.errors import InputError
 from nst_jax.losses import Gram
+from nst_jax.optimize import pyramid_lbfgs
+from nst_jax.pipeline.descriptions import describe_callable
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,9 @@ def test_a_checkpoint_of_another_transformation_is_refused(make, tmp_path):
     resumed = make(optimizer=optax.adam(0.05), checkpoint=path, resume=True)
     whole = make(optimizer=optax.adam(0.05))
     np.testing.assert_array_equal(resumed.image, whole.image)
+
+
+def test_l_bfgs_over_pixels_has_a_pyramid_of_one_band(job_of):
+    for name, num_bands in (("lbfgs", 5), ("lbfgs-pixels", 1)):
+        expected = pyramid_lbfgs(memory_size=10, num_bands=num_bands)
+        assert describe_callable(job_of(optimizer=name).optimizer) == describe_callable(expected)
