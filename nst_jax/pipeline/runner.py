@@ -252,9 +252,10 @@ def _run_batches(
     index = 0 if saved is None else saved.index
     size = batch_size or choose_batch_size(job)
     shared_targets: dict[int, LevelTargets] = {}
+    start_time = job.start_time  # What all images share counts for the first ones.
     while index < len(job.mixes):
         count = size if saved is None else saved.num_images
-        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets)
+        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets, start_time)
         try:
             yield from batch.run(callback_every, saved)
         except MemoryLimitError as error:
@@ -275,6 +276,7 @@ def _run_batches(
         else:
             index += len(batch.mixes)
             saved = None
+            start_time = time.perf_counter()
 
 
 class _Batch:
@@ -286,11 +288,13 @@ class _Batch:
         index: int,
         mixes: Sequence[Sequence[float]],
         shared_targets: dict[int, LevelTargets],
+        start_time: float,
     ) -> None:
         self.job = job
         self.index = index
         self.mixes = mixes
         self.shared_targets = shared_targets
+        self.start_time = start_time
         self.metrics: list[History] = []
         self.planning_seconds = 0.0
         self.inputs: LevelInputs
@@ -416,7 +420,7 @@ class _Batch:
         timing = {}
         if chunk is not None:
             timing = {
-                "seconds": round(time.perf_counter() - job.start_time, 3),
+                "seconds": round(time.perf_counter() - self.start_time, 3),
                 "compile_seconds": round(chunk.compile_seconds + self.planning_seconds, 3),
                 "steps_seconds": round(chunk.seconds, 3),
             }

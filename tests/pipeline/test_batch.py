@@ -1,5 +1,7 @@
 """Many images of one content: each is what its style alone would give."""
 
+import dataclasses
+
 import numpy as np
 import optax
 import pytest
@@ -79,6 +81,12 @@ def test_an_image_comes_when_it_is_finished(make_many):
     results = make_many(on_progress=lambda progress: seen.append(progress.index))
     assert next(results).metadata["steps_done"] == 8
     assert set(seen) == {0}
+
+
+def test_an_image_does_not_count_the_time_of_those_before_it(three):
+    long_ago = dataclasses.replace(three, start_time=three.start_time - 1000)
+    seconds = [result.metadata["seconds"] for result in finished(run(long_ago))]
+    assert seconds[0] > 1000 > sum(seconds[1:])
 
 
 def test_one_style_need_not_be_a_list(content, small, alone, files):
