@@ -79,13 +79,33 @@ def test_a_share_out_of_range_is_an_error(share):
     assert "give i/n with i from 1 to n" in error_line(*BATCH, "-o", "out", f"--shard={share}")
 
 
+def test_a_share_that_a_launcher_gives_is_announced(monkeypatch):
+    assert call(*BATCH, "-o", "out").stderr == ""
+    for name, value in (SLURM | {"SLURM_STEP_ID": "3", "SLURM_PROCID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    ended = call(*BATCH, "-o", "out")
+    assert ended.stderr == (
+        "out: share 2 of 4, 1 of 2 images, as the launcher says; --shard 1/1 makes all\n"
+    )
+    assert "share 2 of 4 ends with 2 of 2 images in the folder" in ended.stdout
+
+
+SLURM = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
         ({}, Shard(0, 1)),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, Shard(2, 4)),
+        (SLURM | {"SLURM_STEP_ID": "0"}, Shard(2, 4)),
         ({"SLURM_PROCID": "0"}, Shard(0, 1)),  # a batch script, outside of srun
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Shard(1, 2)),
+        (SLURM, Shard(0, 1)),
+        (SLURM | {"SLURM_STEP_ID": f"{2**32 - 5}"}, Shard(0, 1)),  # the step of a batch script
+        (SLURM | {"SLURM_STEP_ID": f"{2**32 - 6}"}, Shard(0, 1)),  # of an interactive shell
+        (SLURM | MPI, Shard(1, 2)),  # mpirun in a batch script
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0"}, Shard(0, 1)),
+        (MPI, Shard(1, 2)),
         ({"PMI_RANK": "3", "PMI_SIZE": "8"}, Shard(3, 8)),
     ],
 )
@@ -99,7 +119,7 @@ def test_the_launcher_gives_the_share(monkeypatch, variables, expected):
 def test_processes_on_one_host_take_a_gpu_each(monkeypatch):
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-    for name in ("SLURM_PROCID", "SLURM_LOCALID"):
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     resolve_shard("auto")

@@ -95,6 +95,16 @@ def batch(
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
     content_paths, style_paths = list_images(contents), list_images(styles)
     own_share = resolve_shard(shard)
+    items = plan_items(content_paths, style_paths, out, suffix)
+    own_items = take_share(items, *own_share)
+    label = escape(str(out))
+    if own_share.size > 1:
+        origin = ", as the launcher says; --shard 1/1 makes all" if shard == "auto" else ""
+        click.echo(
+            f"{label}: share {own_share.rank + 1} of {own_share.size}, {len(own_items)} of "
+            f"{len(items)} images{origin}",
+            err=True,
+        )
     enable_compilation_cache()
     made = skipped = 0
     failures: Counter[str] = Counter()
@@ -120,9 +130,7 @@ def batch(
             skipped += item.skipped
             if item.error is not None:
                 failures[str(item.error)] += 1
-    items = plan_items(content_paths, style_paths, out, suffix)
-    label = escape(str(out))
-    stopped = made + skipped + failures.total() < len(take_share(items, *own_share))
+    stopped = made + skipped + failures.total() < len(own_items)
     for failure, count in failures.items():
         click.echo(f"error: {failure} ({count} of the images)", err=True)
     click.echo(f"{label}: {made} images made, {skipped} skipped, {failures.total()} failed")

@@ -19,6 +19,8 @@ class Shard(NamedTuple):
     size: int
 
 
+FIRST_SLURM_PSEUDO_STEP: Final = 2**32 - 16
+"""Slurm numbers the steps of batch scripts and interactive shells from the end of its integers."""
 LAUNCHERS: Final = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -67,6 +69,9 @@ PROCESS_OPTIONS: Final[tuple[Callable[..., Any], ...]] = (
 def resolve_shard(shard: Any) -> Shard:
     """Return the share of this process; on a host with several, it takes a GPU of its own.
 
+    ``auto`` reads the variables of a launcher that started several processes. Those of a shell that
+    Slurm started, in a batch script or for a terminal, are no such launcher's.
+
     Raises:
         InputError: the variables of a launcher name no share.
     """
@@ -80,10 +85,18 @@ def resolve_shard(shard: Any) -> Shard:
                     f"{rank} is {os.environ[rank][:80]!r} and {size} {os.environ[size][:80]!r}, "
                     "which is no share; give --shard i/n"
                 )
-            if found.size > 1 and local_rank in os.environ:
+            if found.size == 1 or (rank == "SLURM_PROCID" and not _is_in_slurm_step()):
+                continue
+            if local_rank in os.environ:
                 _take_gpu(os.environ[local_rank])
             return found
     return Shard(0, 1)
+
+
+def _is_in_slurm_step() -> bool:
+    """Return whether srun started this process, or one above it."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < FIRST_SLURM_PSEUDO_STEP
 
 
 def _parse_share(rank: str, size: str) -> Shard | None:
