@@ -105,8 +105,8 @@ class Settings:
             on hardware that multiplies it fast (GPUs, TPUs, CPUs with AMX or AVX-512 BF16) and
             float32 elsewhere. Losses and the image are always float32.
         devices: how many devices share each image, or the images of a batch: a number, ``all``, or
-            a ``jax.sharding.Mesh``, whose devices are taken in their order. With several, no level
-            runs tile by tile.
+            a ``jax.sharding.Mesh`` with the axes ``images`` and ``rows``, which then divides every
+            level as it is. With several, no level runs tile by tile.
         memory_limit: memory that the computation may use on each device, such as ``8GB`` or a
             number of bytes; None means the free memory. A level that needs more runs tile by tile
             (`nst_jax.partitioning`), which gives the same image more slowly.

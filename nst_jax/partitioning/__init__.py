@@ -6,7 +6,10 @@ statistics (`nst_jax.losses.StyleStatistic`): the sums of the pieces add up to t
 """
 
 from nst_jax.partitioning.sharding import (
+    IMAGES,
+    ROWS,
     ShardedVGG,
+    check_mesh,
     make_mesh,
     replicate,
     shard_batch,
@@ -24,7 +27,10 @@ from nst_jax.partitioning.tiling import (
 )
 
 __all__ = [
+    "IMAGES",
+    "ROWS",
     "ShardedVGG",
+    "check_mesh",
     "make_mesh",
     "replicate",
     "shard_batch",

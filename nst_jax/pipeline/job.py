@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
-from nst_jax.partitioning import make_mesh, replicate
+from nst_jax.partitioning import IMAGES, check_mesh, make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
@@ -98,8 +98,17 @@ class Job:
         """The random key of a stochastic statistic."""
         return jax.random.key(self.settings.seed) if is_stochastic(self.statistic) else None
 
+    @property
+    def num_image_groups(self) -> int:
+        """How many images of a batch can have devices of their own."""
+        if isinstance(self.settings.devices, Mesh):
+            return self.settings.devices.shape[IMAGES]
+        return max(1, len(self.devices))
+
     def mesh(self, level: int, batch_size: int = 1) -> Mesh | None:
         """Return how the devices share the images of a batch at one level; None for one device."""
+        if isinstance(self.settings.devices, Mesh):
+            return self.settings.devices
         if not self.devices:
             return None
         return make_mesh(self.devices, self.levels[level].shape[0], batch_size)
@@ -174,8 +183,6 @@ def prepare_job(
     weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
     devices = _devices(settings)
-    if devices:
-        params = replicate(params, make_mesh(devices, levels[-1].shape[0]))
     ema_decay = settings.ema_decay
     if ema_decay is None:
         ema_decay = 0.0 if has_line_search(optimizer) else DEFAULT_EMA_DECAY
@@ -206,6 +213,8 @@ def prepare_job(
         metadata={},
         start_time=start_time,
     )
+    if mesh := job.mesh(len(levels) - 1):
+        job = replace(job, params=replicate(params, mesh))
     job.metadata.update(_metadata(job, content, weights))
     return job
 
@@ -343,7 +352,8 @@ def _init_image(
 
 
 def _devices(settings: Settings) -> tuple[Any, ...]:
-    if not isinstance(settings.devices, int | str):
+    if isinstance(settings.devices, Mesh):
+        check_mesh(settings.devices)
         return tuple(settings.devices.devices.flat)
     available, count = jax.devices(), settings.devices
     if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
