@@ -272,6 +272,10 @@ def test_a_painted_mask_is_a_file_of_the_job(sessions):
     filled = session.order("content.png", ["style.png", "other.png"], two, fill=True).job()
     assert filled.masks[:, 15, 37].tolist() == [1, 0]
     assert [path.name for path in order.made_files] == ["mask-1.png"]
+    written = sorted(session.folder.iterdir())
+    warm_up = session.order("content.png", ["style.png", "other.png"], two, keep_mask=False)
+    np.testing.assert_array_equal(warm_up.job().masks, job.masks)
+    assert (warm_up.made_files, sorted(session.folder.iterdir())) == ([], written)
     with pytest.raises(InputError, match=r"^style 3 is painted nowhere; .*$"):
         paint_mask([layer], (24, 32), 3, fill=False)
     assert paint_mask([np.zeros_like(layer)], (24, 32), 2, fill=True) is None

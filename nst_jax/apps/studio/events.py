@@ -89,15 +89,16 @@ class Events:
         """Compile while the user still chooses, so that the first preview comes sooner."""
         session = self._session(request)
         with suppress(InputError):  # The user has not asked for anything yet.
-            self.sessions.device.warm_up(self._order(session, values, continuing=False).job)
+            order = self._order(session, values, continuing=False, keep_mask=False)
+            self.sessions.device.warm_up(order.job)
 
-    def _order(self, session: Session, values: tuple[Any, ...], *, continuing: bool) -> Order:
-        """Return what the values of the page's inputs ask for."""
+    def _order(self, session: Session, values: tuple[Any, ...], **options: bool) -> Order:
+        """Return what the page's inputs ask for; ``options`` as in `Session.order`."""
         photo, *styles = (self._path(value) for value in values[: 1 + MAX_STYLES])
         unpainted, *controls = values[1 + MAX_STYLES :]
         choices = _choices(tuple(controls), [style is not None for style in styles])
         fill = unpainted == STYLE_FILLS
-        return session.order(photo, styles, choices, fill=fill, continuing=continuing)
+        return session.order(photo, styles, choices, fill=fill, **options)
 
     def _follow(self, session: Session, run: Run) -> Iterator[Updates]:
         """Show the updates of a job while it is the first of its tab."""

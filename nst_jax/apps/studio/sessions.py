@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import PIL.Image
 
 from nst_jax.apps.studio import reproduce
 from nst_jax.apps.studio.choices import Choices, continued
@@ -116,6 +117,7 @@ class Session:
         *,
         fill: bool = False,
         continuing: bool = False,
+        keep_mask: bool = True,
     ) -> Order:
         """Return what the page asks for.
 
@@ -125,6 +127,7 @@ class Session:
             choices: the values of the controls.
             fill: as in `paint_mask`.
             continuing: whether to start from the image on the page.
+            keep_mask: whether to write the mask as a file, which the user gets with the image.
 
         Raises:
             InputError: an image is missing or unusable, or a choice is out of range.
@@ -139,14 +142,8 @@ class Session:
             check_image(path)
         files: dict[str, Any] = {}
         if mask := paint_mask(self.layers, shape, len(paths), fill=fill):
-            path = self.new_file("mask")
-            try:
-                mask.save(path)
-            except OSError as error:
-                raise InputError(
-                    f"the mask cannot be written ({error.strerror}); free some space"
-                ) from error
-            files = {"masks": [path], "mask_colors": MASK_COLORS[: len(paths)]}
+            masks = [self._save_mask(mask) if keep_mask else mask]
+            files = {"masks": masks, "mask_colors": MASK_COLORS[: len(paths)]}
         settings = choices.settings(self.base, **files)
         if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
             raise InputError(f"init is {str(settings.init)!r}; choose a preset to start afresh")
@@ -157,6 +154,16 @@ class Session:
             size = max(entry.metadata["width"], entry.metadata["height"])
             settings = continued(settings, shape, entry.path, size)
         return Order(Path(photo), paths, settings)
+
+    def _save_mask(self, mask: PIL.Image.Image) -> Path:
+        path = self.new_file("mask")
+        try:
+            mask.save(path)
+        except OSError as error:
+            raise InputError(
+                f"the mask cannot be written ({error.strerror}); free some space"
+            ) from error
+        return path
 
     def new_file(self, stem: str) -> Path:
         """Return the name of a new file."""
