@@ -95,6 +95,8 @@ class Settings:
             path, PIL image or array).
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
+            `nst_jax.Result.metadata` has what ``auto`` was, here and for the dtype, because another
+            choice makes another image.
         weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
         style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
             (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of

@@ -1,5 +1,6 @@
 """A job: everything that is read and decided before the optimization starts."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import LEARNING_RATE_REFUSED, Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
+
+log = logging.getLogger("nst_jax")
 
 DEFAULT_LEARNING_RATE: Final = 0.01
 DEFAULT_EMA_DECAY: Final = 0.9
@@ -182,6 +185,9 @@ def prepare_job(
     style_layers = settings.style_layers if use_style else {}
     weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    if "auto" in (settings.model, settings.dtype):
+        # Another machine may choose otherwise, and then makes another image.
+        log.info("the network is %s in %s", weights.model.upper(), _network_dtype(params))
     devices = _devices(settings)
     ema_decay = settings.ema_decay
     if ema_decay is None:
@@ -249,11 +255,15 @@ def _metadata(
             "weights": weights.path.name,
             "weights_sha256": weights.sha256,
             "weights_source": weights.source,
-            "dtype": job.params["conv1_1"]["kernel"].dtype.name,
+            "dtype": _network_dtype(job.params),
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
     )
+
+
+def _network_dtype(params: Params) -> str:
+    return params["conv1_1"]["kernel"].dtype.name
 
 
 def _describe_style_loss(style_loss: Any) -> Any:
