@@ -57,7 +57,9 @@ Errors
 
 - `InputError`: a file, an option or an array that cannot be used
 - `MemoryLimitError`: more memory is needed than there is
+- `OutOfMemoryError`: the memory ran out while steps ran; it holds the images so far
 - `DivergedError`: the loss is not finite any more
+- `errors`: the module of all these
 """
 
 from importlib import import_module
@@ -65,8 +67,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nst_jax import images, losses, models, optimize, partitioning, pipeline
-    from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+    from nst_jax import errors, images, losses, models, optimize, partitioning, pipeline
+    from nst_jax.errors import DivergedError, InputError, MemoryLimitError, OutOfMemoryError
     from nst_jax.losses import LossWeights, Targets, loss, make_targets
     from nst_jax.models import VGG, prepare_params, weights
     from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
@@ -99,11 +101,13 @@ __all__ = [
     "LossWeights",
     "MemoryLimitError",
     "MinimizeResult",
+    "OutOfMemoryError",
     "Progress",
     "Result",
     "Settings",
     "State",
     "Targets",
+    "errors",
     "images",
     "interpolate_styles",
     "list_images",
@@ -128,7 +132,7 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "errors": ("DivergedError", "InputError", "MemoryLimitError"),
+    "errors": ("DivergedError", "InputError", "MemoryLimitError", "OutOfMemoryError"),
     "losses": ("LossWeights", "Targets", "loss", "make_targets"),
     "models": ("VGG", "prepare_params"),
     "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),
@@ -152,18 +156,20 @@ _EXPORTS = {
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = {
     name: f"nst_jax.{name}"
-    for name in ("images", "losses", "models", "optimize", "partitioning", "pipeline")
+    for name in ("errors", "images", "losses", "models", "optimize", "partitioning", "pipeline")
 } | {"weights": "nst_jax.models.weights"}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name or submodule on first use."""
-    if name in _MODULE_OF:
-        return getattr(import_module(f"nst_jax.{_MODULE_OF[name]}"), name)
-    if name in _SUBMODULES:
-        return import_module(_SUBMODULES[name])
-    raise AttributeError(f"module 'nst_jax' has no attribute {name!r}")
+if not TYPE_CHECKING:  # A type checker would take every name for one of these.
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name or submodule on first use."""
+        if name in _MODULE_OF:
+            return getattr(import_module(f"nst_jax.{_MODULE_OF[name]}"), name)
+        if name in _SUBMODULES:
+            return import_module(_SUBMODULES[name])
+        raise AttributeError(f"module 'nst_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -5,6 +5,7 @@ import builtins
 import doctest
 import inspect
 import itertools
+import os
 import pydoc
 import re
 import subprocess
@@ -51,8 +52,24 @@ def test_each_public_name_is_an_attribute_after_import(name):
 
 def test_the_help_of_the_package_lists_each_public_name_once():
     listed = re.findall(r"^- `(\w+)`: \w.*$", nst_jax.__doc__, re.MULTILINE)
-    assert sorted(listed) == sorted(nst_jax.__all__) == dir(nst_jax)
+    assert sorted(listed) == sorted(nst_jax.__all__)
+    assert dir(nst_jax) == sorted([*nst_jax.__all__, "__version__"])
     assert nst_jax.__doc__.splitlines()[3] in pydoc.render_doc(nst_jax, renderer=pydoc.plaintext)
+
+
+@pytest.mark.extended
+def test_a_type_checker_knows_the_public_names_and_no_others(tmp_path):
+    right = ["nst_jax.losses.statistics.Gram()", "nst_jax.weights.load_pretrained()"]
+    right += [f"nst_jax.{name}" for name in (*nst_jax.__all__, "__version__")]
+    wrong = ["nst_jax.minimise", "nst_jax.LossWeight", "nst_jax.losses.Grams"]
+    path = tmp_path / "names.py"
+    path.write_text("\n".join(["import nst_jax", *(f"print({text})" for text in right + wrong)]))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(path)]
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    lines = [int(line) for line in re.findall(r"names\.py:(\d+):\d+ - error", checked.stdout)]
+    assert lines == [len(right) + 2 + i for i in range(len(wrong))], checked.stdout
 
 
 MODULES = [
@@ -92,6 +109,7 @@ WITHOUT_EXAMPLE = {
     "DivergedError": "it is raised, not called",
     "InputError": "it is raised, not called",
     "MemoryLimitError": "it is raised, not called",
+    "OutOfMemoryError": "it is raised, not called",
     "download": "it needs a network",
 }
 

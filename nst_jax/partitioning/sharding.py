@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 IMAGES: Final = "images"
+"""The axis of a mesh that divides the images of a batch."""
 ROWS: Final = "rows"
+"""The axis of a mesh that divides the rows of an image."""
 MIN_ROWS: Final = 64
 """Rows of pixels of one device, at least: with less, the exchanges take longer than the rows."""
 
