@@ -285,8 +285,15 @@ def _layer_weights(layers: Mapping[str, float]) -> dict[str, float]:
 
 def _style_loss(style_loss: Any) -> Any:
     choices = get_args(StyleLossName)
-    if hasattr(style_loss, "measure") or (isinstance(style_loss, str) and style_loss in choices):
+    if isinstance(style_loss, str) and style_loss in choices:
         return style_loss
+    if _looks_like_statistic(style_loss):
+        return style_loss  # `make_statistic` checks it, which imports JAX.
+    if isinstance(style_loss, Mapping) and any(map(_looks_like_statistic, style_loss)):
+        raise InputError(
+            "style_loss names a statistic of your own among its weights; give a "
+            "nst_jax.losses.statistics.WeightedSum of pairs of a statistic and its weight"
+        )
     try:
         weights = _layer_weights(cast("Mapping[str, float]", style_loss))
         valid = set(weights) <= set(choices) and all(map(_is_weight, weights.values()))
@@ -295,9 +302,13 @@ def _style_loss(style_loss: Any) -> Any:
     except (AttributeError, OverflowError, TypeError, ValueError):
         pass
     raise InputError(
-        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, or several of them "
-        "with weights"
+        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, several of them with "
+        "weights, or a nst_jax.losses.StyleStatistic"
     )
+
+
+def _looks_like_statistic(value: Any) -> bool:
+    return hasattr(value, "measure") or hasattr(value, "distance")
 
 
 def _check_optimizer(optimizer: Any) -> None:
