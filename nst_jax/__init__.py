@@ -59,7 +59,6 @@ Errors
 - `MemoryLimitError`: more memory is needed than there is
 - `OutOfMemoryError`: the memory ran out while steps ran; it holds the images so far
 - `DivergedError`: the loss is not finite any more
-- `errors`: the module of all these
 """
 
 from importlib import import_module
@@ -107,7 +106,6 @@ __all__ = [
     "Settings",
     "State",
     "Targets",
-    "errors",
     "images",
     "interpolate_styles",
     "list_images",
@@ -172,4 +170,4 @@ if not TYPE_CHECKING:  # A type checker would take every name for one of these.
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "errors"]

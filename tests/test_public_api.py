@@ -53,14 +53,14 @@ def test_each_public_name_is_an_attribute_after_import(name):
 def test_the_help_of_the_package_lists_each_public_name_once():
     listed = re.findall(r"^- `(\w+)`: \w.*$", nst_jax.__doc__, re.MULTILINE)
     assert sorted(listed) == sorted(nst_jax.__all__)
-    assert dir(nst_jax) == sorted([*nst_jax.__all__, "__version__"])
+    assert dir(nst_jax) == sorted([*nst_jax.__all__, "__version__", "errors"])
     assert nst_jax.__doc__.splitlines()[3] in pydoc.render_doc(nst_jax, renderer=pydoc.plaintext)
 
 
 @pytest.mark.extended
 def test_a_type_checker_knows_the_public_names_and_no_others(tmp_path):
     right = ["nst_jax.losses.statistics.Gram()", "nst_jax.weights.load_pretrained()"]
-    right += [f"nst_jax.{name}" for name in (*nst_jax.__all__, "__version__")]
+    right += [f"nst_jax.{name}" for name in (*nst_jax.__all__, "__version__", "errors")]
     wrong = ["nst_jax.minimise", "nst_jax.LossWeight", "nst_jax.losses.Grams"]
     path = tmp_path / "names.py"
     path.write_text("\n".join(["import nst_jax", *(f"print({text})" for text in right + wrong)]))

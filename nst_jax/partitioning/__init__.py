@@ -6,8 +6,6 @@ statistics (`nst_jax.losses.StyleStatistic`): the sums of the pieces add up to t
 """
 
 from nst_jax.partitioning.sharding import (
-    IMAGES,
-    ROWS,
     ShardedVGG,
     check_mesh,
     make_mesh,
@@ -27,8 +25,6 @@ from nst_jax.partitioning.tiling import (
 )
 
 __all__ = [
-    "IMAGES",
-    "ROWS",
     "ShardedVGG",
     "check_mesh",
     "make_mesh",

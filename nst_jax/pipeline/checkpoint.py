@@ -172,7 +172,7 @@ def _hash_pixels(job: Job) -> _PixelHashes:
 
 
 def _sha256(pixels: np.ndarray | Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+    return hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest()
 
 
 def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
-from nst_jax.partitioning import IMAGES, check_mesh, make_mesh, replicate
+from nst_jax.partitioning import check_mesh, make_mesh, replicate
+from nst_jax.partitioning.sharding import IMAGES
 from nst_jax.pipeline.descriptions import describe_callable
 from nst_jax.pipeline.levels import PyramidLevel, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit

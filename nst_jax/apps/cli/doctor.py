@@ -74,7 +74,7 @@ def accelerator_advice(jax_platform: str) -> str | None:
     if jax_platform != "cpu":
         return None
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
-        return 'this machine has an NVIDIA GPU; pip install "jax[cuda13]" lets JAX use it'
+        return 'this machine has an NVIDIA GPU; pip install "jax[cuda12]" lets JAX use it'
     if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
         return 'this machine may have a TPU; pip install "jax[tpu]" lets JAX use it'
     return None

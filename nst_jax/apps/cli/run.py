@@ -137,7 +137,7 @@ def exit_without_the_others(message: str) -> NoReturn:
 def write_last_image(
     error: DivergedError | OutOfMemoryError, out: Path, loss_plot: Path | None
 ) -> None:
-    """Write the image behind which the steps could not go on.
+    """Write the last finite image.
 
     Raises:
         InputError: it cannot be written; the message has both errors.

@@ -22,8 +22,8 @@ __all__ = [
     "taken_settings",
 ]
 
-# What stands in an image's metadata and is no setting to read back: the file of the weights follows
-# from the model, and the devices and their memory are another machine's.
+# Metadata keys that are not restored as settings: the file of the weights follows from the model,
+# and the devices and their memory are another machine's.
 NOT_READ = ("weights", "devices", "memory_limit", "loss_fn")
 DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
