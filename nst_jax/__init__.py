@@ -17,7 +17,7 @@ Whole jobs: files or arrays in, images out
 - `Result`: a finished image, its losses and its metadata
 - `Progress`: a job between two chunks
 - `Job`: what `run` computes
-- `BatchItem`: what became of one photo in one style
+- `FolderItem`: what became of one photo in one style
 - `pipeline`: the module of all these
 
 Settings
@@ -66,13 +66,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nst_jax import errors, images, losses, models, optimize, partitioning, pipeline
+    from nst_jax import errors as errors
+    from nst_jax import images, losses, models, optimize, partitioning, pipeline
     from nst_jax.errors import DivergedError, InputError, MemoryLimitError, OutOfMemoryError
     from nst_jax.losses import LossWeights, Targets, loss, make_targets
     from nst_jax.models import VGG, prepare_params, weights
     from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
     from nst_jax.pipeline import (
-        BatchItem,
+        FolderItem,
         Job,
         Progress,
         Result,
@@ -93,8 +94,8 @@ __version__ = version("nst-jax")
 __all__ = [
     "PAPER",
     "VGG",
-    "BatchItem",
     "DivergedError",
+    "FolderItem",
     "InputError",
     "Job",
     "LossWeights",
@@ -135,7 +136,7 @@ _EXPORTS = {
     "models": ("VGG", "prepare_params"),
     "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),
     "pipeline": (
-        "BatchItem",
+        "FolderItem",
         "Job",
         "Progress",
         "Result",

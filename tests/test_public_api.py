@@ -94,7 +94,7 @@ CALLABLE = {
     if inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
 }
 SHOWN_BY = {  # what a function returns is in the example of the function
-    "BatchItem": "stylize_folder",
+    "FolderItem": "stylize_folder",
     "Chunk": "optimize_chunks",
     "Job": "prepare_job",
     "MinimizeResult": "minimize",
@@ -323,8 +323,8 @@ BAD_ARGUMENTS = {
     "a normalization": (lambda: nst_jax.losses.Gram("l2"), "normalization is 'l2'; choose one of"),
     "one path": (lambda: nst_jax.list_images("photos"), "'photos' is one path; give a list"),
     "a share": (
-        lambda: next(nst_jax.stylize_folder([], [], ".", shard=(2, 2))),
-        "the share 2 of 2 does not exist; count from 0",
+        lambda: next(nst_jax.stylize_folder([], [], ".", worker=(2, 2))),
+        "there is no worker of rank 2 among 2; count from 0",
     ),
     "another number of batched arguments": (
         lambda: minimize_batch(np.stack([FLAT, FLAT]), np.zeros(3)),

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from nst_jax.errors import InputError, short_repr
 from nst_jax.files import atomic_path, parse_json, why_not_writable
 from nst_jax.optimize import History, State, to_host
-from nst_jax.pipeline.descriptions import describe_callable
+from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
 
@@ -186,7 +186,7 @@ def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> di
         "memory_limit": None,  # After a job ran out of memory, a smaller one may help.
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": [*hashes.shared, *(hashes.styles[i] for i in used if hashes.styles)],
-        "transformation": describe_callable(job.optimizer),
+        "transformation": fingerprint(job.optimizer),
     }
     return json.loads(json.dumps(identity))
 

@@ -29,8 +29,8 @@ from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
 from nst_jax.partitioning import check_mesh, make_mesh, replicate
 from nst_jax.partitioning.sharding import IMAGES
-from nst_jax.pipeline.descriptions import describe_callable
-from nst_jax.pipeline.levels import PyramidLevel, plan_levels
+from nst_jax.pipeline.descriptions import fingerprint
+from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import LEARNING_RATE_REFUSED, Settings, parse_bytes
 
@@ -75,7 +75,7 @@ class Job:
     settings: Settings
     mixes: tuple[tuple[float, ...], ...]
     style_names: tuple[str, ...]
-    levels: list[PyramidLevel]
+    levels: list[LevelSpec]
     content: Float32[np.ndarray, "h w 3"] | None
     content_target: Float32[np.ndarray, "h w 3"] | None
     alpha: Float32[np.ndarray, "h w"] | None
@@ -245,7 +245,7 @@ def _metadata(
             "optimizer": _optimizer_name(settings, job.statistic),
             "devices": max(1, len(job.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
-            "loss_fn": settings.loss_fn and describe_callable(settings.loss_fn),
+            "loss_fn": settings.loss_fn and fingerprint(settings.loss_fn),
             "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),

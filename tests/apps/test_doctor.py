@@ -28,7 +28,7 @@ def test_the_doctor_reports_the_machine_and_a_test(monkeypatch, tmp_path):
 
 
 def test_a_loss_that_does_not_fall_is_an_error(monkeypatch):
-    monkeypatch.setattr(doctor, "run_steps", lambda: (1.0, 2.0, float("nan")))
+    monkeypatch.setattr(doctor, "smoke_test", lambda: (1.0, 2.0, float("nan")))
     result = call("doctor")
     assert result.exit_code == 2
     assert result.stderr == "error: the loss did not fall; please report this output\n"

@@ -23,7 +23,7 @@ from nst_jax.apps.studio.stream import seconds_left, stream
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask
 from nst_jax.errors import InputError
 from nst_jax.pipeline import prepare_job, stylize
-from nst_jax.pipeline.levels import PyramidLevel
+from nst_jax.pipeline.levels import LevelSpec
 from nst_jax.settings import Settings
 
 pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("small_photos")]
@@ -97,7 +97,7 @@ def test_a_job_that_diverges_ends_with_its_last_finite_image():
 
 
 def test_the_time_left_grows_with_the_pixels():
-    levels = [PyramidLevel((10, 20), 100), PyramidLevel((20, 40), 50), PyramidLevel((40, 80), 10)]
+    levels = [LevelSpec((10, 20), 100), LevelSpec((20, 40), 50), LevelSpec((40, 80), 10)]
     assert seconds_left(levels, 0, 40, 0.5) == pytest.approx(0.5 * (60 + 4 * 50 + 16 * 10))
     assert seconds_left(levels, 2, 10, 0.5) == 0
 

@@ -7,7 +7,7 @@ from jax.sharding import AxisType
 
 from nst_jax import InputError, run, stylize_many
 from nst_jax.partitioning import sharding
-from nst_jax.pipeline.folders import take_share
+from nst_jax.pipeline.folders import slice_for_worker
 from nst_jax.pipeline.planning import choose_batch_size
 from nst_jax.settings import override
 
@@ -88,6 +88,6 @@ def test_all_devices_of_several_processes_take_part(job_of, monkeypatch):
 
 def test_the_shares_of_all_processes_are_all_images():
     for count in (1, 2, 3, 7, 12):
-        shares = [take_share(range(10), i, count) for i in range(count)]
+        shares = [slice_for_worker(range(10), i, count) for i in range(count)]
         assert [x for share in shares for x in share] == list(range(10))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1

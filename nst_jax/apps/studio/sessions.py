@@ -82,7 +82,7 @@ class Entry:
         return self._reproduce(reproduce.snippet)
 
     def _reproduce(self, write: Any) -> str:
-        settings = reproduce.taken_settings(self.metadata)
+        settings = reproduce.settings_as_stopped(self.metadata)
         styles = [path.name for path in self.order.styles]
         return write(settings, self.order.photo.name, styles, self.path.name)
 
