@@ -17,7 +17,7 @@ Whole jobs: files or arrays in, images out
 - `Result`: a finished image, its losses and its metadata
 - `Progress`: a job between two chunks
 - `Job`: what `run` computes
-- `BatchItem`: what became of one photo in one style
+- `FolderItem`: what became of one photo in one style
 - `pipeline`: the module of all these
 
 Settings
@@ -57,6 +57,7 @@ Errors
 
 - `InputError`: a file, an option or an array that cannot be used
 - `MemoryLimitError`: more memory is needed than there is
+- `OutOfMemoryError`: the memory ran out while steps ran; it holds the images so far
 - `DivergedError`: the loss is not finite any more
 """
 
@@ -65,13 +66,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nst_jax import errors as errors
     from nst_jax import images, losses, models, optimize, partitioning, pipeline
-    from nst_jax.errors import DivergedError, InputError, MemoryLimitError
+    from nst_jax.errors import DivergedError, InputError, MemoryLimitError, OutOfMemoryError
     from nst_jax.losses import LossWeights, Targets, loss, make_targets
     from nst_jax.models import VGG, prepare_params, weights
     from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
     from nst_jax.pipeline import (
-        BatchItem,
+        FolderItem,
         Job,
         Progress,
         Result,
@@ -92,13 +94,14 @@ __version__ = version("nst-jax")
 __all__ = [
     "PAPER",
     "VGG",
-    "BatchItem",
     "DivergedError",
+    "FolderItem",
     "InputError",
     "Job",
     "LossWeights",
     "MemoryLimitError",
     "MinimizeResult",
+    "OutOfMemoryError",
     "Progress",
     "Result",
     "Settings",
@@ -128,12 +131,12 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "errors": ("DivergedError", "InputError", "MemoryLimitError"),
+    "errors": ("DivergedError", "InputError", "MemoryLimitError", "OutOfMemoryError"),
     "losses": ("LossWeights", "Targets", "loss", "make_targets"),
     "models": ("VGG", "prepare_params"),
     "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),
     "pipeline": (
-        "BatchItem",
+        "FolderItem",
         "Job",
         "Progress",
         "Result",
@@ -152,18 +155,20 @@ _EXPORTS = {
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = {
     name: f"nst_jax.{name}"
-    for name in ("images", "losses", "models", "optimize", "partitioning", "pipeline")
+    for name in ("errors", "images", "losses", "models", "optimize", "partitioning", "pipeline")
 } | {"weights": "nst_jax.models.weights"}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name or submodule on first use."""
-    if name in _MODULE_OF:
-        return getattr(import_module(f"nst_jax.{_MODULE_OF[name]}"), name)
-    if name in _SUBMODULES:
-        return import_module(_SUBMODULES[name])
-    raise AttributeError(f"module 'nst_jax' has no attribute {name!r}")
+if not TYPE_CHECKING:  # A type checker would take every name for one of these.
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name or submodule on first use."""
+        if name in _MODULE_OF:
+            return getattr(import_module(f"nst_jax.{_MODULE_OF[name]}"), name)
+        if name in _SUBMODULES:
+            return import_module(_SUBMODULES[name])
+        raise AttributeError(f"module 'nst_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__", "errors"]

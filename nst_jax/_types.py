@@ -6,6 +6,7 @@ __all__ = [
     "ColorMode",
     "ModelName",
     "Normalization",
+    "OptimizerName",
     "Padding",
     "Pooling",
     "Preprocessing",
@@ -19,6 +20,9 @@ ModelName = Literal["vgg16", "vgg19"]
 
 Normalization = Literal["target_energy", "none"]
 """Each loss term relative to the energy of its target, or exactly as in the paper."""
+
+OptimizerName = Literal["auto", "lbfgs", "lbfgs-pixels", "adam"]
+"""L-BFGS over a Laplacian pyramid or over pixels, Adam, or what suits the style loss."""
 
 Padding = Literal["replicate", "same"]
 """The border of the network's first convolution: the edge pixels repeated, or zeros."""

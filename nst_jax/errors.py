@@ -57,7 +57,7 @@ class MemoryLimitError(InputError):
 
 
 class _StepError(Exception):
-    """The steps cannot go on, and there is an image so far."""
+    """The base of errors during the optimization; carries the last finite image."""
 
     def __init__(
         self, message: str, *, image: Any, step: int, history: dict[str, Any] | None = None

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, get_args
 
-from nst_jax._types import ColorMode, Normalization, Padding, Pooling, StyleLossName
+from nst_jax._types import (
+    ColorMode,
+    Normalization,
+    OptimizerName,
+    Padding,
+    Pooling,
+    StyleLossName,
+)
 from nst_jax.errors import InputError, short_repr
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
@@ -34,6 +41,10 @@ MAX_STYLE_SCALE: Final = 10
 DEFAULT_STEPS: Final = (200, 100, 80, 60, 40)
 """Steps at each level of the pyramid, coarsest first; the last value repeats. Coarse steps lay out
 the image and are cheap. Fine steps cost more and move the image away from the coarse layout."""
+LEARNING_RATE_REFUSED: Final = (
+    "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax transformation has "
+    "its own"
+)
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -71,9 +82,10 @@ class Settings:
         pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
             activations have the size that max pooling gives them.
         padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
-        optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, any Optax
-            transformation, or ``auto``: Adam for a style loss that draws random features, whose
-            changes from step to step a line search cannot follow, and L-BFGS for the others.
+        optimizer: ``lbfgs`` (over a Laplacian pyramid, `nst_jax.optimize.pyramid_lbfgs`),
+            ``lbfgs-pixels`` (the same over the pixels), ``adam``, any Optax transformation, or
+            ``auto``: Adam for a style loss that draws random features, whose changes from step to
+            step a line search cannot follow, and ``lbfgs`` for the others.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
             None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
@@ -83,6 +95,8 @@ class Settings:
             path, PIL image or array).
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
+            `nst_jax.Result.metadata` has what ``auto`` was, here and for the dtype, because another
+            choice makes another image.
         weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
         style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
             (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of
@@ -93,8 +107,8 @@ class Settings:
             on hardware that multiplies it fast (GPUs, TPUs, CPUs with AMX or AVX-512 BF16) and
             float32 elsewhere. Losses and the image are always float32.
         devices: how many devices share each image, or the images of a batch: a number, ``all``, or
-            a ``jax.sharding.Mesh``, whose devices are taken in their order. With several, no level
-            runs tile by tile.
+            a ``jax.sharding.Mesh`` with the axes ``images`` and ``rows``, which then divides every
+            level as it is. With several, no level runs tile by tile.
         memory_limit: memory that the computation may use on each device, such as ``8GB`` or a
             number of bytes; None means the free memory. A level that needs more runs tile by tile
             (`nst_jax.partitioning`), which gives the same image more slowly.
@@ -107,7 +121,7 @@ class Settings:
     0.05
     >>> from dataclasses import replace
     >>> replace(PAPER, size=256).optimizer
-    'lbfgs'
+    'lbfgs-pixels'
     >>> Settings(size=4)
     Traceback (most recent call last):
     nst_jax.errors.InputError: size is 4; give a whole number of pixels from 16 to 131072
@@ -131,7 +145,7 @@ class Settings:
     normalization: Normalization = "target_energy"
     pooling: Pooling = "max"
     padding: Padding = "replicate"
-    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation = "auto"
+    optimizer: OptimizerName | optax.GradientTransformation = "auto"
     ema_decay: float | None = None
     learning_rate: float | None = None
     init: ImageSource = "content"
@@ -163,15 +177,8 @@ class Settings:
         _check_optimizer(self.optimizer)
         if self.loss_fn is not None and not callable(self.loss_fn):
             raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
-        if self.learning_rate is not None and self.optimizer != "adam":
-            raise InputError(
-                "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax "
-                "transformation has its own"
-            )
-        if self.ema_decay and self.optimizer in ("auto", "lbfgs"):
-            raise InputError(
-                f"ema_decay is {self.ema_decay} and L-BFGS has no EMA; give 0 or the optimizer adam"
-            )
+        if self.learning_rate is not None and self.optimizer not in ("auto", "adam"):
+            raise InputError(LEARNING_RATE_REFUSED)
         if self.mask_colors is not None and self.masks is None:
             raise InputError("mask_colors name the colors of a mask; give masks too")
         for kind, weight in (("content", self.content_weight), ("style", self.style_weight)):
@@ -200,7 +207,7 @@ class SettingsOverrides(TypedDict, total=False):
     normalization: Normalization
     pooling: Pooling
     padding: Padding
-    optimizer: Literal["auto", "lbfgs", "adam"] | optax.GradientTransformation
+    optimizer: OptimizerName | optax.GradientTransformation
     ema_decay: float | None
     learning_rate: float | None
     init: ImageSource
@@ -278,8 +285,15 @@ def _layer_weights(layers: Mapping[str, float]) -> dict[str, float]:
 
 def _style_loss(style_loss: Any) -> Any:
     choices = get_args(StyleLossName)
-    if hasattr(style_loss, "measure") or (isinstance(style_loss, str) and style_loss in choices):
+    if isinstance(style_loss, str) and style_loss in choices:
         return style_loss
+    if _looks_like_statistic(style_loss):
+        return style_loss  # `make_statistic` checks it, which imports JAX.
+    if isinstance(style_loss, Mapping) and any(map(_looks_like_statistic, style_loss)):
+        raise InputError(
+            "style_loss names a statistic of your own among its weights; give a "
+            "nst_jax.losses.statistics.WeightedSum of pairs of a statistic and its weight"
+        )
     try:
         weights = _layer_weights(cast("Mapping[str, float]", style_loss))
         valid = set(weights) <= set(choices) and all(map(_is_weight, weights.values()))
@@ -288,20 +302,24 @@ def _style_loss(style_loss: Any) -> Any:
     except (AttributeError, OverflowError, TypeError, ValueError):
         pass
     raise InputError(
-        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, or several of them "
-        "with weights"
+        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, several of them with "
+        "weights, or a nst_jax.losses.StyleStatistic"
     )
+
+
+def _looks_like_statistic(value: Any) -> bool:
+    return hasattr(value, "measure") or hasattr(value, "distance")
 
 
 def _check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, str):
-        valid = optimizer in ("auto", "lbfgs", "adam")
+        valid = optimizer in get_args(OptimizerName)
     else:
         valid = callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")
     if not valid:
         raise InputError(
-            f"optimizer is {short_repr(optimizer)}; choose auto, lbfgs or adam, or give an Optax "
-            "transformation"
+            f"optimizer is {short_repr(optimizer)}; choose {', '.join(get_args(OptimizerName))}, "
+            "or give an Optax transformation"
         )
 
 
@@ -386,7 +404,7 @@ PAPER: Final = Settings(
     normalization="none",
     pooling="average",
     padding="same",
-    optimizer="lbfgs",
+    optimizer="lbfgs-pixels",
     dtype="float32",
     init="noise",
     steps=500,
@@ -394,9 +412,16 @@ PAPER: Final = Settings(
     ema_decay=0.0,
 )
 """Gatys, Ecker & Bethge (2015), section Methods: raw sums, average pooling, white noise, content at
-layer 4_2, style at layers 1_1 … 5_1 with equal weights.
+layer 4_2, style at layers 1_1 … 5_1 with equal weights, one level, the pixels as variables.
 
-Only α/β differs from the paper. The paper's 1/1000 belongs to a network whose activations were
-rescaled to a mean of 1. Raw content sums grow with the square of the activations and raw style sums
-with the fourth power, and 1/1,000,000 gives the same balance with the bundled VGG16.
+What differs from the paper:
+
+- α/β is 1/1,000,000, not 1/1000. The paper's value belongs to a network whose activations were
+  rescaled to a mean of 1. Raw content sums grow with the square of the activations and raw style
+  sums with the fourth power, and 1/1,000,000 gives the same balance with the bundled VGG16.
+- The network has the activations of its weight file, and is the bundled VGG16 where VGG19 cannot be
+  downloaded. Give ``model="vgg19"`` for the paper's.
+- Pixels stay in [0, 1]: the loss sees the iterate reflected into this range.
+- The paper says "gradient descent". L-BFGS is the choice of the authors' later code (Gatys et al.
+  2016); its line search, the 500 steps and the size of 512 pixels are ours.
 """

@@ -250,10 +250,10 @@ def keras_file(tmp_path_factory):
 
 
 @pytest.fixture
-def device():
-    """The device of a studio; its jobs must end with the test."""
-    from nst_jax.apps.studio.device import Device
+def job_queue():
+    """The queue of a studio; its jobs must end with the test."""
+    from nst_jax.apps.studio.job_queue import JobQueue
 
-    device = Device()
-    yield device
-    assert device.close(timeout=120)
+    job_queue = JobQueue()
+    yield job_queue
+    assert job_queue.close(timeout=120)

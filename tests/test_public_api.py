@@ -5,6 +5,7 @@ import builtins
 import doctest
 import inspect
 import itertools
+import os
 import pydoc
 import re
 import subprocess
@@ -51,8 +52,24 @@ def test_each_public_name_is_an_attribute_after_import(name):
 
 def test_the_help_of_the_package_lists_each_public_name_once():
     listed = re.findall(r"^- `(\w+)`: \w.*$", nst_jax.__doc__, re.MULTILINE)
-    assert sorted(listed) == sorted(nst_jax.__all__) == dir(nst_jax)
+    assert sorted(listed) == sorted(nst_jax.__all__)
+    assert dir(nst_jax) == sorted([*nst_jax.__all__, "__version__", "errors"])
     assert nst_jax.__doc__.splitlines()[3] in pydoc.render_doc(nst_jax, renderer=pydoc.plaintext)
+
+
+@pytest.mark.extended
+def test_a_type_checker_knows_the_public_names_and_no_others(tmp_path):
+    right = ["nst_jax.losses.statistics.Gram()", "nst_jax.weights.load_pretrained()"]
+    right += [f"nst_jax.{name}" for name in (*nst_jax.__all__, "__version__", "errors")]
+    wrong = ["nst_jax.minimise", "nst_jax.LossWeight", "nst_jax.losses.Grams"]
+    path = tmp_path / "names.py"
+    path.write_text("\n".join(["import nst_jax", *(f"print({text})" for text in right + wrong)]))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(path)]
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    lines = [int(line) for line in re.findall(r"names\.py:(\d+):\d+ - error", checked.stdout)]
+    assert lines == [len(right) + 2 + i for i in range(len(wrong))], checked.stdout
 
 
 MODULES = [
@@ -77,7 +94,7 @@ CALLABLE = {
     if inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
 }
 SHOWN_BY = {  # what a function returns is in the example of the function
-    "BatchItem": "stylize_folder",
+    "FolderItem": "stylize_folder",
     "Chunk": "optimize_chunks",
     "Job": "prepare_job",
     "MinimizeResult": "minimize",
@@ -92,6 +109,7 @@ WITHOUT_EXAMPLE = {
     "DivergedError": "it is raised, not called",
     "InputError": "it is raised, not called",
     "MemoryLimitError": "it is raised, not called",
+    "OutOfMemoryError": "it is raised, not called",
     "download": "it needs a network",
 }
 
@@ -305,8 +323,8 @@ BAD_ARGUMENTS = {
     "a normalization": (lambda: nst_jax.losses.Gram("l2"), "normalization is 'l2'; choose one of"),
     "one path": (lambda: nst_jax.list_images("photos"), "'photos' is one path; give a list"),
     "a share": (
-        lambda: next(nst_jax.stylize_folder([], [], ".", shard=(2, 2))),
-        "the share 2 of 2 does not exist; count from 0",
+        lambda: next(nst_jax.stylize_folder([], [], ".", worker=(2, 2))),
+        "there is no worker of rank 2 among 2; count from 0",
     ),
     "another number of batched arguments": (
         lambda: minimize_batch(np.stack([FLAT, FLAT]), np.zeros(3)),

@@ -27,11 +27,10 @@ INVALID = [  # settings, and what their message must contain
     ({"steps": "5"}, "steps is '5'"),
     ({"optimizer": "adam", "learning_rate": 0.0}, "learning_rate is 0.0; give a finite number"),
     ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
-    ({"learning_rate": 0.02}, "learning_rate is for adam"),
+    ({"learning_rate": 0.02, "optimizer": "lbfgs"}, "learning_rate is for adam"),
     ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs or adam"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs, lbfgs-pixels, adam"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
-    ({"ema_decay": 0.5}, "ema_decay is 0.5 and L-BFGS has no EMA; give 0 or the optimizer adam"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
     ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
     ({"pooling": "avg"}, "pooling is 'avg'; give one of max, average, scaled_average, l2"),
@@ -57,6 +56,8 @@ VALID = [
     {"content_weight": 0, "content_layers": {}, "tv_weight": 1e30},
     {"style_weight": 0, "style_layers": {}, "memory_limit": "8GB"},
     {"optimizer": "adam", "learning_rate": 1e-6, "ema_decay": 0},
+    {"learning_rate": 0.02, "ema_decay": 0.5},
+    {"optimizer": "lbfgs", "ema_decay": 0.5},
     {"optimizer": optax.sgd(0.1)},
     {"style_layers": {"relu1_1": 0.0, "conv2_1": 1.0}},
     {"color_mode": "histogram", "pooling": "l2", "padding": "same", "normalization": "none"},
@@ -108,7 +109,7 @@ def test_paper_has_the_values_of_the_paper():
     assert PAPER.content_layers == {"relu4_2": 1.0}
     assert PAPER.style_layers == {f"relu{block}_1": 1 / 5 for block in range(1, 6)}
     assert (PAPER.normalization, PAPER.pooling, PAPER.padding) == ("none", "average", "same")
-    assert (PAPER.init, PAPER.optimizer, PAPER.tv_weight) == ("noise", "lbfgs", 0)
+    assert (PAPER.init, PAPER.optimizer, PAPER.tv_weight) == ("noise", "lbfgs-pixels", 0)
     assert (PAPER.min_size, PAPER.ema_decay) == (None, 0)
 
 

@@ -4,6 +4,7 @@
 the style loss compares, `nst_jax.losses.objective` the total loss that is compiled.
 """
 
+from nst_jax.losses import statistics
 from nst_jax.losses.objective import LossWeights, Targets, loss, make_targets
 from nst_jax.losses.statistics import (
     Gram,
@@ -27,6 +28,7 @@ __all__ = [
     "masked_gram",
     "relative_content_loss",
     "relative_style_loss",
+    "statistics",
     "style_loss",
     "total_variation",
 ]

@@ -19,7 +19,12 @@ from jaxtyping import Array, Float
 from nst_jax._types import Normalization, Padding, Pooling
 from nst_jax.errors import InputError
 from nst_jax.losses import terms
-from nst_jax.losses.statistics import Gram, StyleStatistic, is_stochastic
+from nst_jax.losses.statistics import (
+    Gram,
+    StyleStatistic,
+    check_statistic,
+    is_stochastic,
+)
 from nst_jax.models.architectures import num_poolings
 from nst_jax.models.kernels.dtypes import at_least_float32
 from nst_jax.models.vgg import VGG, Params, check_image
@@ -179,7 +184,8 @@ def make_targets(
 
     Raises:
         InputError: an unknown layer or option, layers without an image or an image without layers,
-            or style weights or masks that do not fit the styles.
+            style weights or masks that do not fit the styles, or a bad statistic (`check_statistic`
+            of `nst_jax.losses.statistics`).
 
     >>> import jax
     >>> from nst_jax import prepare_params, weights
@@ -205,6 +211,7 @@ def make_targets(
         choices = ", ".join(get_args(Normalization))
         raise InputError(f"normalization is {normalization!r}; choose one of {choices}")
     statistic = statistic or Gram(normalization)
+    check_statistic(statistic)
     network = VGG(params, pooling=pooling, padding=padding)
     return combine_targets(
         {} if content is None else network(content, content_layers),
@@ -461,15 +468,26 @@ def _style_term(
     if layer not in targets.layer_masks:
         if statistic.additive:
             measured = _divide(measured, num_positions(layer, shape[0], shape[1]))
-        return statistic.distance(measured, target, *key)
+        return _scalar(statistic.distance(measured, target, *key), statistic)
     assert targets.mask_weights is not None
     positions = targets.layer_masks[layer].sum((1, 2))
     # A mask that covers only rows and columns that pooling drops is empty in deeper layers.
     nonempty = positions > terms.EPSILON
     if statistic.additive:
         measured = jax.vmap(_divide)(measured, jnp.where(nonempty, positions, 1.0))
-    distances = jax.vmap(lambda a, b: statistic.distance(a, b, *key))(measured, target)
+    distances = jax.vmap(lambda a, b: _scalar(statistic.distance(a, b, *key), statistic))(
+        measured, target
+    )
     return jnp.dot(targets.mask_weights * nonempty, distances)
+
+
+def _scalar(distance: Any, statistic: StyleStatistic) -> Float[Array, ""]:
+    if jnp.shape(distance) != ():
+        raise InputError(
+            f"the distance of {statistic} has the shape {jnp.shape(distance)}; return a scalar, "
+            "such as its sum"
+        )
+    return distance
 
 
 def _divide(sums: Any, positions: Float[Array, ""] | int) -> Any:

@@ -7,6 +7,7 @@ statistics (`nst_jax.losses.StyleStatistic`): the sums of the pieces add up to t
 
 from nst_jax.partitioning.sharding import (
     ShardedVGG,
+    check_mesh,
     make_mesh,
     replicate,
     shard_batch,
@@ -25,6 +26,7 @@ from nst_jax.partitioning.tiling import (
 
 __all__ = [
     "ShardedVGG",
+    "check_mesh",
     "make_mesh",
     "replicate",
     "shard_batch",

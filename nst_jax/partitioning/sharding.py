@@ -35,6 +35,7 @@ __all__ = [
     "IMAGES",
     "ROWS",
     "ShardedVGG",
+    "check_mesh",
     "make_mesh",
     "replicate",
     "shard_batch",
@@ -46,7 +47,9 @@ __all__ = [
 ]
 
 IMAGES: Final = "images"
+"""The axis of a mesh that divides the images of a batch."""
 ROWS: Final = "rows"
+"""The axis of a mesh that divides the rows of an image."""
 MIN_ROWS: Final = 64
 """Rows of pixels of one device, at least: with less, the exchanges take longer than the rows."""
 
@@ -55,7 +58,7 @@ def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
     """Divide devices over the images of a batch, and over the rows of each image.
 
     As many devices as possible get images of their own. The others share the rows, as long as each
-    device has `MIN_ROWS` or more; what is left computes copies.
+    device has `MIN_ROWS` or more. The remaining devices hold replicas.
 
     Args:
         devices: all of them take part.
@@ -63,14 +66,14 @@ def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
         batch_size: the number of images that run together.
 
     Returns:
-        A mesh with the axes `IMAGES`, ``copies`` and `ROWS`; XLA chooses the shardings inside.
+        A mesh with the axes `IMAGES`, ``replicas`` and `ROWS`; XLA chooses the shardings inside.
 
     Raises:
         InputError: there are no devices.
 
     >>> import jax
     >>> dict(make_mesh(jax.devices()[:1], height=512).shape)
-    {'images': 1, 'copies': 1, 'rows': 1}
+    {'images': 1, 'replicas': 1, 'rows': 1}
     """
     count = len(devices)
     if not count:
@@ -79,7 +82,32 @@ def make_mesh(devices: Sequence[Any], height: int, batch_size: int = 1) -> Mesh:
     rest = count // images
     rows = max(n for n in _divisors(rest) if n == 1 or height >= n * MIN_ROWS)
     grid = np.asarray(devices, object).reshape(images, rest // rows, rows)
-    return Mesh(grid, (IMAGES, "copies", ROWS), axis_types=(AxisType.Auto,) * 3)
+    return Mesh(grid, (IMAGES, "replicas", ROWS), axis_types=(AxisType.Auto,) * 3)
+
+
+def check_mesh(mesh: Mesh) -> None:
+    """Refuse a mesh that cannot divide a batch of images.
+
+    Raises:
+        InputError: an axis `IMAGES` or `ROWS` is missing, or XLA may not choose the shardings
+            inside along an axis (its type is not Auto).
+
+    >>> import jax
+    >>> check_mesh(jax.make_mesh((1,), ("x",)))
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: the mesh has the axes x; give images and rows, as \
+nst_jax.partitioning.make_mesh does
+    """
+    if not {IMAGES, ROWS} <= set(mesh.axis_names):
+        raise InputError(
+            f"the mesh has the axes {', '.join(mesh.axis_names)}; give {IMAGES} and {ROWS}, as "
+            "nst_jax.partitioning.make_mesh does"
+        )
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise InputError(
+            "the mesh has axes of another type than Auto; give axis_types of jax.sharding.AxisType."
+            "Auto, as nst_jax.partitioning.make_mesh does"
+        )
 
 
 def _axis_size(mesh: Mesh, axis: str) -> int:
@@ -187,7 +215,7 @@ def sharded_loss_fn(mesh: Mesh) -> Callable[..., Any]:
 
 
 def shard_image(image: Float[Any, "h w n"], mesh: Mesh) -> Float[Array, "h w n"]:
-    """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or copies.
+    """Put an image, or features, on the devices of a mesh: in equal rows, or columns, or replicas.
 
     Raises:
         InputError: the mesh has no axis `ROWS`.

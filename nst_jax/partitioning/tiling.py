@@ -51,6 +51,7 @@ def tiled_loss(
     loss_weights: LossWeights,
     *,
     tile: int,
+    key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`nst_jax.loss` tile by tile; differentiate it in the same way.
 
@@ -62,6 +63,7 @@ def tiled_loss(
         image: and the rest: as in `nst_jax.loss`.
         tile: the longest side of a tile in pixels without the halo, a multiple of 16. All tiles
             have one size, no larger than their number requires.
+        key: as in `nst_jax.loss`.
 
     Raises:
         InputError: as in `nst_jax.loss`; the tile is no multiple of 16; or the style statistic is
@@ -103,7 +105,8 @@ def tiled_loss(
         features = tiling.features(network, padded, layers, offset)
         return objective.compute_statistics(features, tile_targets)
 
-    return objective.total_loss(_sum_over_tiles(measure, tiling), image, targets, loss_weights)
+    statistics = _sum_over_tiles(measure, tiling)
+    return objective.total_loss(statistics, image, targets, loss_weights, key=key)
 
 
 @cache

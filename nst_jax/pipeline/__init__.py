@@ -11,13 +11,19 @@ from nst_jax.pipeline.api import (
     stylize_many,
     synthesize_texture,
 )
-from nst_jax.pipeline.folders import BatchItem, list_images, plan_items, stylize_folder, take_share
+from nst_jax.pipeline.folders import (
+    FolderItem,
+    list_images,
+    plan_items,
+    slice_for_worker,
+    stylize_folder,
+)
 from nst_jax.pipeline.job import Job, prepare_job
 from nst_jax.pipeline.result import Result
 from nst_jax.pipeline.runner import Progress, run
 
 __all__ = [
-    "BatchItem",
+    "FolderItem",
     "Job",
     "Progress",
     "Result",
@@ -27,9 +33,9 @@ __all__ = [
     "prepare_job",
     "reconstruct_content",
     "run",
+    "slice_for_worker",
     "stylize",
     "stylize_folder",
     "stylize_many",
     "synthesize_texture",
-    "take_share",
 ]

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from nst_jax.errors import InputError, short_repr
 from nst_jax.files import atomic_path, parse_json, why_not_writable
 from nst_jax.optimize import History, State, to_host
-from nst_jax.pipeline.descriptions import describe_callable
+from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
 
@@ -62,7 +62,7 @@ def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None
         return
     arrays |= {f"history/{name}": values for name, values in checkpoint.history.items()}
     metadata = {
-        "job": _identity(job, checkpoint.index, checkpoint.num_images),
+        "job": _identity(job, _hash_pixels(job), checkpoint.index, checkpoint.num_images),
         "index": checkpoint.index,
         "num_images": checkpoint.num_images,
         "level": checkpoint.level,
@@ -85,7 +85,8 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
 
     Raises:
         InputError: the file does not exist, is damaged, is no checkpoint, or belongs to another
-            job. Optax transformations cannot be told apart by more than the arrays of their state.
+            job. Optax transformations are told apart by their code and by the values that they
+            close over, not by objects of other types (`nst_jax.pipeline.descriptions`).
     """
     label = f"checkpoint {os.fspath(path)!r}"
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long.
@@ -111,10 +112,11 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
         and _is_history(history, num_images)
     ):
         raise incomplete
+    hashes = _hash_pixels(job)
     candidates = (saved_index, *range(len(job.mixes)))
-    index = next((i for i in candidates if _identity(job, i, num_images) == saved), None)
+    index = next((i for i in candidates if _identity(job, hashes, i, num_images) == saved), None)
     if index is None:
-        current = _identity(job, 0, num_images)
+        current = _identity(job, hashes, 0, num_images)
         raise InputError(
             f"{label} belongs to another job: {_difference(saved, current)}; give the same, "
             "or start without resume"
@@ -161,23 +163,36 @@ def remove(path: str | os.PathLike[str]) -> None:
         Path(path).unlink()
 
 
-def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
+class _PixelHashes(NamedTuple):
+    """The hashes of a job's images: of those that all its outputs share, and of each style."""
+
+    shared: list[str | None]
+    styles: list[str]
+
+
+def _hash_pixels(job: Job) -> _PixelHashes:
+    shared = (job.content, job.content_target, job.alpha, job.masks, job.init_image)
+    return _PixelHashes(
+        [None if x is None else _sha256(x) for x in shared], [_sha256(x) for x in job.styles]
+    )
+
+
+def _sha256(pixels: np.ndarray | Array) -> str:
+    return hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest()
+
+
+def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> dict[str, Any]:
     """Return what decides these images of a job, as JSON values."""
     mixes = job.mixes[index : index + num_images]
     used = sorted({i for mix in mixes for i, weight in enumerate(mix) if weight})
-    shared = (job.content, job.content_target, job.alpha, job.masks, job.init_image)
-    arrays = [*shared, *(job.styles[i] for i in used if job.styles)]
-    hashes = [
-        None if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays
-    ]
     identity = job.metadata | {
         "styles": None,
         "style_weights": None,
         "devices": None,
         "memory_limit": None,  # After a job ran out of memory, a smaller one may help.
         "images": [style_metadata(job, mix) for mix in mixes],
-        "pixels": hashes,
-        "transformation": describe_callable(job.optimizer),
+        "pixels": [*hashes.shared, *(hashes.styles[i] for i in used if hashes.styles)],
+        "transformation": fingerprint(job.optimizer),
     }
     return json.loads(json.dumps(identity))
 

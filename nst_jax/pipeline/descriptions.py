@@ -10,16 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["describe_callable"]
+__all__ = ["fingerprint"]
 
 
-def describe_callable(value: Any) -> str:
+def fingerprint(value: Any) -> str:
     """Return a text that names a function, its code and all values that it closes over.
 
     Equal texts do not prove that two functions are equal: objects of other types than functions,
     numbers, texts, arrays and containers of these are described by their type alone.
 
-    >>> describe_callable(lambda x: 2 * x) == describe_callable(lambda x: 3 * x)
+    >>> fingerprint(lambda x: 2 * x) == fingerprint(lambda x: 3 * x)
     False
     """
     return _describe(value, depth=0)

@@ -13,7 +13,7 @@ from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.runner import Progress, run
 from nst_jax.settings import Settings, SettingsOverrides, override
 
-__all__ = ["BatchItem", "list_images", "plan_items", "stylize_folder", "take_share"]
+__all__ = ["FolderItem", "list_images", "plan_items", "slice_for_worker", "stylize_folder"]
 
 CHECKPOINT_NAME: Final = ".nst_jax.checkpoint"
 READABLE_SUFFIXES: Final = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -22,7 +22,7 @@ READABLE_SUFFIXES: Final = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 T = TypeVar("T")
 
 
-class BatchItem(NamedTuple):
+class FolderItem(NamedTuple):
     """What became of one content in one style."""
 
     content: Path
@@ -70,7 +70,7 @@ def _as_paths(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def plan_items(
     contents: Sequence[Path], styles: Sequence[Path], folder: Path, suffix: str
-) -> list[BatchItem]:
+) -> list[FolderItem]:
     """Return an item for each content and style: ``folder/CONTENT-STYLE.png``.
 
     >>> from pathlib import Path
@@ -79,24 +79,24 @@ def plan_items(
     'cat-ink.png'
     """
     return [
-        BatchItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
+        FolderItem(content, style, folder / f"{content.stem}-{style.stem}{suffix}")
         for content in contents
         for style in styles
     ]
 
 
-def take_share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
-    """Return the share with this index of ``count`` nearly equal ones, in order.
+def slice_for_worker(items: Sequence[T], rank: int, size: int) -> Sequence[T]:
+    """Return the items of the worker with this rank, of ``size`` that take nearly equal parts.
 
     Raises:
-        InputError: the index is not from 0 to below ``count``.
+        InputError: the rank is not from 0 to below ``size``.
 
-    >>> [take_share("abcde", i, 3) for i in range(3)]
+    >>> [slice_for_worker("abcde", i, 3) for i in range(3)]
     ['a', 'bc', 'de']
     """
-    if not 0 <= index < count:
-        raise InputError(f"the share {index} of {count} does not exist; count from 0")
-    return items[len(items) * index // count : len(items) * (index + 1) // count]
+    if not 0 <= rank < size:
+        raise InputError(f"there is no worker of rank {rank} among {size}; count from 0")
+    return items[len(items) * rank // size : len(items) * (rank + 1) // size]
 
 
 def stylize_folder(
@@ -106,11 +106,11 @@ def stylize_folder(
     settings: Settings | None = None,
     *,
     suffix: str = ".png",
-    shard: tuple[int, int] = (0, 1),
+    worker: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
     on_progress: Callable[[Progress], bool | None] | None = None,
     **overrides: Unpack[SettingsOverrides],
-) -> Iterator[BatchItem]:
+) -> Iterator[FolderItem]:
     """Stylize each content with each style, as ``folder/CONTENT-STYLE.png``.
 
     An image that exists already stays, so a run can be continued. A stopped run saves a checkpoint
@@ -124,14 +124,15 @@ def stylize_folder(
         folder: where to write; created if it does not exist.
         settings: see `Settings`.
         suffix: the suffix of the files, which decides their format.
-        shard: (i, n): make only the share of the images with index i of n. Several processes with
-            a share each need not know of each other, and a lost one costs its own share.
+        worker: (rank, size): make only the share of the images for this one of several processes,
+            whose ranks count from 0. They need not know of each other, and a lost one costs its own
+            share.
         batch_size: as in `nst_jax.stylize_many`.
         on_progress: as in `nst_jax.stylize`; returning True stops the run.
         **overrides: single settings by name, over ``settings``.
 
     Yields:
-        `BatchItem`: one for each content and style, when it is decided what becomes of it.
+        `FolderItem`: one for each content and style, when it is decided what becomes of it.
 
     Raises:
         InputError: two items would be one file, the folder or format cannot be written, or there is
@@ -155,10 +156,11 @@ def stylize_folder(
     settings = override(settings, overrides)
     items = plan_items(_as_paths(contents), _as_paths(styles), folder, suffix)
     _check_items(items, folder)
-    items = take_share(items, *shard)
+    items = slice_for_worker(items, *worker)
     checkpoint = folder / CHECKPOINT_NAME
-    if shard[1] > 1:
-        checkpoint = folder / f".nst_jax.{shard[0] + 1}-of-{shard[1]}.checkpoint"
+    rank, size = worker
+    if size > 1:
+        checkpoint = folder / f".nst_jax.{rank + 1}-of-{size}.checkpoint"
     unreadable = {}
     for style in dict.fromkeys(item.style for item in items):
         try:
@@ -180,30 +182,30 @@ def stylize_folder(
                 yield item._replace(error=unreadable[item.style])
             else:
                 pending.append(item)
-        size, resume = batch_size, True
+        images_at_once, resume = batch_size, True
         while pending:
             try:
                 stopped = yield from _stylize_pending(
-                    pending, checkpoint, settings, size, on_progress, resume=resume
+                    pending, checkpoint, settings, images_at_once, on_progress, resume=resume
                 )
                 if stopped:
                     return
             except DivergedError:  # Of a batch: one by one from the start, to see which it was.
-                size, resume = 1, False
+                images_at_once, resume = 1, False
             except InputError as error:
                 yield from (item._replace(error=error) for item in pending)
                 break
 
 
 def _stylize_pending(
-    pending: list[BatchItem],
+    pending: list[FolderItem],
     checkpoint: Path,
     settings: Settings,
     batch_size: int | None,
     on_progress: Callable[[Progress], bool | None] | None,
     *,
     resume: bool,
-) -> Generator[BatchItem, None, bool]:
+) -> Generator[FolderItem, None, bool]:
     """Stylize one content with several styles. Each item that is saved or that diverges leaves
     ``pending`` and is yielded; after one that diverges, the rest stays. Returns whether the caller
     stopped the run.
@@ -241,9 +243,9 @@ def _stylize_pending(
     return stop
 
 
-def _check_items(items: Sequence[BatchItem], folder: Path) -> None:
+def _check_items(items: Sequence[FolderItem], folder: Path) -> None:
     """Refuse what would fail after the first image, or write two images to one file."""
-    claimed_by: dict[Path, BatchItem] = {}
+    claimed_by: dict[Path, FolderItem] = {}
     for item in items:
         other = claimed_by.setdefault(item.out, item)
         if other is not item:

@@ -1,9 +1,10 @@
 """A job: everything that is read and decided before the optimization starts."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,13 +27,16 @@ from nst_jax.models import prepare_params
 from nst_jax.models import weights as weight_files
 from nst_jax.models.vgg import Params
 from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
-from nst_jax.partitioning import make_mesh, replicate
-from nst_jax.pipeline.descriptions import describe_callable
-from nst_jax.pipeline.levels import PyramidLevel, plan_levels
+from nst_jax.partitioning import check_mesh, make_mesh, replicate
+from nst_jax.partitioning.sharding import IMAGES
+from nst_jax.pipeline.descriptions import fingerprint
+from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
-from nst_jax.settings import Settings, parse_bytes
+from nst_jax.settings import LEARNING_RATE_REFUSED, Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
+
+log = logging.getLogger("nst_jax")
 
 DEFAULT_LEARNING_RATE: Final = 0.01
 DEFAULT_EMA_DECAY: Final = 0.9
@@ -71,7 +75,7 @@ class Job:
     settings: Settings
     mixes: tuple[tuple[float, ...], ...]
     style_names: tuple[str, ...]
-    levels: list[PyramidLevel]
+    levels: list[LevelSpec]
     content: Float32[np.ndarray, "h w 3"] | None
     content_target: Float32[np.ndarray, "h w 3"] | None
     alpha: Float32[np.ndarray, "h w"] | None
@@ -98,8 +102,17 @@ class Job:
         """The random key of a stochastic statistic."""
         return jax.random.key(self.settings.seed) if is_stochastic(self.statistic) else None
 
+    @property
+    def num_image_groups(self) -> int:
+        """How many images of a batch can have devices of their own."""
+        if isinstance(self.settings.devices, Mesh):
+            return self.settings.devices.shape[IMAGES]
+        return max(1, len(self.devices))
+
     def mesh(self, level: int, batch_size: int = 1) -> Mesh | None:
         """Return how the devices share the images of a batch at one level; None for one device."""
+        if isinstance(self.settings.devices, Mesh):
+            return self.settings.devices
         if not self.devices:
             return None
         return make_mesh(self.devices, self.levels[level].shape[0], batch_size)
@@ -140,6 +153,8 @@ def prepare_job(
     start_time = time.perf_counter()
     settings = settings or Settings()
     styles = as_list(styles)
+    statistic = make_statistic(settings.style_loss, settings.normalization)
+    optimizer = _optimizer(settings, statistic)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
     check_pixels_fit(shape)
@@ -171,16 +186,13 @@ def prepare_job(
     style_layers = settings.style_layers if use_style else {}
     weights = _load_weights(settings)
     params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    if "auto" in (settings.model, settings.dtype):
+        # Another machine may choose otherwise, and then makes another image.
+        log.info("the network is %s in %s", weights.model.upper(), _network_dtype(params))
     devices = _devices(settings)
-    if devices:
-        params = replicate(params, make_mesh(devices, levels[-1].shape[0]))
-    statistic = make_statistic(settings.style_loss, settings.normalization)
-    optimizer, name = settings.optimizer, _optimizer_name(settings, statistic)
-    if isinstance(optimizer, str):
-        optimizer = _named_optimizer(name, settings.learning_rate)
     ema_decay = settings.ema_decay
     if ema_decay is None:
-        ema_decay = DEFAULT_EMA_DECAY if name == "adam" else 0.0
+        ema_decay = DEFAULT_EMA_DECAY if _optimizer_name(settings, statistic) == "adam" else 0.0
     job = Job(
         settings=settings,
         mixes=tuple(tuple(map(float, mix)) for mix in mixes),
@@ -208,6 +220,8 @@ def prepare_job(
         metadata={},
         start_time=start_time,
     )
+    if mesh := job.mesh(len(levels) - 1):
+        job = replace(job, params=replicate(params, mesh))
     job.metadata.update(_metadata(job, content, weights))
     return job
 
@@ -231,7 +245,7 @@ def _metadata(
             "optimizer": _optimizer_name(settings, job.statistic),
             "devices": max(1, len(job.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
-            "loss_fn": settings.loss_fn and describe_callable(settings.loss_fn),
+            "loss_fn": settings.loss_fn and fingerprint(settings.loss_fn),
             "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
@@ -242,11 +256,15 @@ def _metadata(
             "weights": weights.path.name,
             "weights_sha256": weights.sha256,
             "weights_source": weights.source,
-            "dtype": job.params["conv1_1"]["kernel"].dtype.name,
+            "dtype": _network_dtype(job.params),
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
     )
+
+
+def _network_dtype(params: Params) -> str:
+    return params["conv1_1"]["kernel"].dtype.name
 
 
 def _describe_style_loss(style_loss: Any) -> Any:
@@ -345,7 +363,8 @@ def _init_image(
 
 
 def _devices(settings: Settings) -> tuple[Any, ...]:
-    if not isinstance(settings.devices, int | str):
+    if isinstance(settings.devices, Mesh):
+        check_mesh(settings.devices)
         return tuple(settings.devices.devices.flat)
     available, count = jax.devices(), settings.devices
     if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
@@ -373,9 +392,20 @@ def _optimizer_name(settings: Settings, statistic: StyleStatistic) -> str:
     return settings.optimizer
 
 
+def _optimizer(settings: Settings, statistic: StyleStatistic) -> Optimizer:
+    if not isinstance(settings.optimizer, str):
+        return settings.optimizer
+    name = _optimizer_name(settings, statistic)
+    if settings.learning_rate is not None and name != "adam":
+        raise InputError(LEARNING_RATE_REFUSED)
+    return _named_optimizer(name, settings.learning_rate)
+
+
 @cache  # The loop is compiled once for each optimizer object.
 def _named_optimizer(name: str, learning_rate: float | None) -> optax.GradientTransformation:
     if name == "adam":
         # Gradients shrink as an image grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
         return optax.adam(learning_rate or DEFAULT_LEARNING_RATE, b1=0.9, b2=0.99, eps=1e-12)
+    if name == "lbfgs-pixels":
+        return pyramid_lbfgs(memory_size=LBFGS_MEMORY, num_bands=1)
     return pyramid_lbfgs(memory_size=LBFGS_MEMORY)

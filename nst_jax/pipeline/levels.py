@@ -6,24 +6,24 @@ from nst_jax.errors import InputError
 from nst_jax.images import fit_longest_side
 from nst_jax.settings import DEFAULT_STEPS, MIN_SIZE, Settings
 
-__all__ = ["PyramidLevel", "plan_levels", "pyramid_shapes"]
+__all__ = ["LevelSpec", "level_shapes", "plan_levels"]
 
 
-class PyramidLevel(NamedTuple):
+class LevelSpec(NamedTuple):
     """One size of the pyramid."""
 
     shape: tuple[int, int]
     steps: int
 
 
-def pyramid_shapes(shape: tuple[int, int], min_size: int | None) -> list[tuple[int, int]]:
+def level_shapes(shape: tuple[int, int], min_size: int | None) -> list[tuple[int, int]]:
     """Return the shapes of a pyramid from coarse to fine, each √2 times the one before.
 
     Args:
         shape: (h, w) of the finest level.
         min_size: the smallest longest side of all coarser levels; None for the finest level alone.
 
-    >>> pyramid_shapes((341, 512), 128)
+    >>> level_shapes((341, 512), 128)
     [(85, 128), (121, 181), (170, 256), (241, 362), (341, 512)]
     """
     coarser, size = [], max(shape)
@@ -35,13 +35,13 @@ def pyramid_shapes(shape: tuple[int, int], min_size: int | None) -> list[tuple[i
     return [*reversed(coarser), shape]
 
 
-def plan_levels(settings: Settings, shape: tuple[int, int]) -> list[PyramidLevel]:
+def plan_levels(settings: Settings, shape: tuple[int, int]) -> list[LevelSpec]:
     """Return the levels of an output of this shape.
 
     Raises:
         InputError: there are more numbers of steps than levels.
     """
-    shapes = pyramid_shapes(shape, settings.min_size)
+    shapes = level_shapes(shape, settings.min_size)
     if settings.steps is None:
         steps = DEFAULT_STEPS[: len(shapes)]
     else:
@@ -52,4 +52,4 @@ def plan_levels(settings: Settings, shape: tuple[int, int]) -> list[PyramidLevel
             f"{len(steps)} numbers of steps for levels of {sizes} pixels; give at most one a level"
         )
     steps += steps[-1:] * (len(shapes) - len(steps))
-    return [PyramidLevel(*pair) for pair in zip(shapes, steps, strict=True)]
+    return [LevelSpec(*pair) for pair in zip(shapes, steps, strict=True)]

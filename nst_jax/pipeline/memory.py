@@ -2,6 +2,9 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -13,6 +16,7 @@ __all__ = [
     "available_bytes",
     "check_pixels_fit",
     "compile_within_limit",
+    "host_available_bytes",
     "planned_bytes",
     "required_bytes",
     "trim_malloc",
@@ -21,6 +25,15 @@ __all__ = [
 CPU_SCRATCH_FRACTION: Final = 0.15
 """What a CPU's kernels allocate in addition to XLA's plan, as a fraction of its temporaries. For
 Adam's loop at 512 and 1024 pixels, whole and in tiles, in both dtypes, it was 3 to 25 %."""
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUPS: Final = Path("/proc/self/cgroup")
+CGROUP_FILES: Final = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
+}
+"""By the version of Linux' cgroups: the files of the limit and of the use, and the prefix of the
+numbers in memory.stat that count a group's children too."""
 
 
 def compile_within_limit(
@@ -85,15 +98,55 @@ def planned_bytes(plan: Any) -> int:
 
 
 def available_bytes() -> int | None:
-    """Return the free memory of the device in bytes (on a CPU: what the system can give without
-    swapping), or None if the device does not report it. Of several devices, the smallest."""
+    """Return the free memory of the device in bytes (on a CPU: `host_available_bytes`), or None if
+    the device does not report it. Of several devices, the smallest."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
-        return psutil.virtual_memory().available
+        return host_available_bytes()
     stats = [device.memory_stats() or {} for device in devices]
     if not all("bytes_limit" in each for each in stats):
         return None
     return min(each["bytes_limit"] - each.get("bytes_in_use", 0) for each in stats)
+
+
+def host_available_bytes() -> int:
+    """Return what the system can give without swapping, in bytes: of its free memory, no more than
+    the limits of the process' cgroup and of that group's parents leave (a container, a job of Slurm
+    or Kubernetes).
+
+    >>> host_available_bytes() > 0
+    True
+    """
+    return max(0, min([psutil.virtual_memory().available, *_left_in_cgroups()]))
+
+
+def _left_in_cgroups() -> Iterator[int]:
+    """Yield what is left of the limit of each cgroup that holds this process."""
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # not on Linux
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            version, root = 2, CGROUPS
+        elif "memory" in controllers.split(","):
+            version, root = 1, CGROUPS / "memory"
+        else:
+            continue
+        # Inside a container the path may be the host's. Its groups are not there, but the root is.
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            # A group without a limit has no such file, or a word in it.
+            with suppress(OSError, ValueError):
+                yield _left_in_cgroup(root.joinpath(*parts[:depth]), *CGROUP_FILES[version])
+
+
+def _left_in_cgroup(group: Path, limit: str, use: str, prefix: str) -> int:
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    # The kernel gives up cached files before it refuses memory.
+    reclaimable = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+    return int((group / limit).read_text()) - int((group / use).read_text()) + reclaimable
 
 
 def check_pixels_fit(shape: tuple[int, int]) -> None:
@@ -102,7 +155,7 @@ def check_pixels_fit(shape: tuple[int, int]) -> None:
     Raises:
         MemoryLimitError: the image, its resampled bands and one copy need more memory than is free.
     """
-    needed, free = 3 * 3 * 4 * shape[0] * shape[1], psutil.virtual_memory().available
+    needed, free = 3 * 3 * 4 * shape[0] * shape[1], host_available_bytes()
     if needed > free:
         raise MemoryLimitError(
             f"{shape[1]}x{shape[0]} pixels need {needed / 2**30:.2g} GiB of memory as an image "

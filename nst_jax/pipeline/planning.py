@@ -51,9 +51,8 @@ def choose_batch_size(job: Job) -> int:
     """Return how many images run fastest in one batch and fit into the memory."""
     if len(job.mixes) == 1:
         return 1
-    num_devices = max(1, len(job.devices))
     if jax.default_backend() == "cpu":
-        return min(len(job.mixes), num_devices)
+        return min(len(job.mixes), job.num_image_groups)
     if not job.statistic.additive and len({style.shape for style in job.styles}) > 1:
         return 1
     finest = len(job.levels) - 1
@@ -66,7 +65,7 @@ def choose_batch_size(job: Job) -> int:
     needed = required_bytes(executable)
     if limit is None or needed is None:
         return len(job.mixes)
-    return min(len(job.mixes), limit // needed * num_devices)
+    return min(len(job.mixes), limit // needed * job.num_image_groups)
 
 
 def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:

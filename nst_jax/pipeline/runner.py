@@ -247,13 +247,17 @@ def _run_batches(
     index = 0 if saved is None else saved.index
     size = batch_size or choose_batch_size(job)
     shared_targets: dict[int, LevelTargets] = {}
+    start_time = job.start_time  # What all images share counts for the first ones.
     while index < len(job.mixes):
         count = size if saved is None else saved.num_images
-        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets)
+        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets, start_time)
         try:
             yield from batch.run(callback_every, saved)
         except MemoryLimitError as error:
             if len(batch.mixes) == 1:
+                raise
+            # A batch that was not asked for may start again while that costs no step.
+            if isinstance(error, OutOfMemoryError) and (error.step or batch_size or saved):
                 raise
             if batch_size is not None or saved is not None:
                 advice = "start without resume" if saved is not None else "a smaller batch_size"
@@ -261,9 +265,13 @@ def _run_batches(
                     f"{len(batch.mixes)} images in one batch: {error}, or {advice}"
                 ) from error
             size = (len(batch.mixes) + 1) // 2
+            log.info(
+                "%d images do not fit together; they run in batches of %d", len(batch.mixes), size
+            )
         else:
             index += len(batch.mixes)
             saved = None
+            start_time = time.perf_counter()
 
 
 class _Batch:
@@ -275,11 +283,13 @@ class _Batch:
         index: int,
         mixes: Sequence[Sequence[float]],
         shared_targets: dict[int, LevelTargets],
+        start_time: float,
     ) -> None:
         self.job = job
         self.index = index
         self.mixes = mixes
         self.shared_targets = shared_targets
+        self.start_time = start_time
         self.metrics: list[History] = []
         self.planning_seconds = 0.0
         self.inputs: LevelInputs
@@ -407,7 +417,7 @@ class _Batch:
         timing = {}
         if chunk is not None:
             timing = {
-                "seconds": round(time.perf_counter() - job.start_time, 3),
+                "seconds": round(time.perf_counter() - self.start_time, 3),
                 "compile_seconds": round(chunk.compile_seconds + self.planning_seconds, 3),
                 "steps_seconds": round(chunk.seconds, 3),
             }

@@ -28,7 +28,7 @@ def test_the_doctor_reports_the_machine_and_a_test(monkeypatch, tmp_path):
 
 
 def test_a_loss_that_does_not_fall_is_an_error(monkeypatch):
-    monkeypatch.setattr(doctor, "run_steps", lambda: (1.0, 2.0, float("nan")))
+    monkeypatch.setattr(doctor, "smoke_test", lambda: (1.0, 2.0, float("nan")))
     result = call("doctor")
     assert result.exit_code == 2
     assert result.stderr == "error: the loss did not fall; please report this output\n"
@@ -36,7 +36,7 @@ def test_a_loss_that_does_not_fall_is_an_error(monkeypatch):
 
 def test_an_accelerator_that_jax_does_not_use_gets_advice(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert 'pip install "jax[cuda13]"' in doctor.accelerator_advice("cpu")
+    assert 'pip install "jax[cuda12]"' in doctor.accelerator_advice("cpu")
     assert doctor.accelerator_advice("gpu") is None
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/accel0")

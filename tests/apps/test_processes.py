@@ -11,7 +11,7 @@ from apps.helpers import SMALL, call, error_line, make, metadata
 from apps.process_helpers import STYLIZE, ends_of, start_all, wait_for
 
 from nst_jax import images
-from nst_jax.apps.cli.processes import Shard, resolve_shard
+from nst_jax.apps.cli.processes import Worker, resolve_worker
 
 pytestmark = pytest.mark.usefixtures("small_photos")
 
@@ -79,32 +79,52 @@ def test_a_share_out_of_range_is_an_error(share):
     assert "give i/n with i from 1 to n" in error_line(*BATCH, "-o", "out", f"--shard={share}")
 
 
+def test_a_share_that_a_launcher_gives_is_announced(monkeypatch):
+    assert call(*BATCH, "-o", "out").stderr == ""
+    for name, value in (SLURM | {"SLURM_STEP_ID": "3", "SLURM_PROCID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    ended = call(*BATCH, "-o", "out")
+    assert ended.stderr == (
+        "out: share 2 of 4, 1 of 2 images, as the launcher says; --shard 1/1 makes all\n"
+    )
+    assert "share 2 of 4 ends with 2 of 2 images in the folder" in ended.stdout
+
+
+SLURM = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, Shard(0, 1)),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, Shard(2, 4)),
-        ({"SLURM_PROCID": "0"}, Shard(0, 1)),  # a batch script, outside of srun
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Shard(1, 2)),
-        ({"PMI_RANK": "3", "PMI_SIZE": "8"}, Shard(3, 8)),
+        ({}, Worker(0, 1)),
+        (SLURM | {"SLURM_STEP_ID": "0"}, Worker(2, 4)),
+        ({"SLURM_PROCID": "0"}, Worker(0, 1)),  # a batch script, outside of srun
+        (SLURM, Worker(0, 1)),
+        (SLURM | {"SLURM_STEP_ID": f"{2**32 - 5}"}, Worker(0, 1)),  # the step of a batch script
+        (SLURM | {"SLURM_STEP_ID": f"{2**32 - 6}"}, Worker(0, 1)),  # of an interactive shell
+        (SLURM | MPI, Worker(1, 2)),  # mpirun in a batch script
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0"}, Worker(0, 1)),
+        (MPI, Worker(1, 2)),
+        ({"PMI_RANK": "3", "PMI_SIZE": "8"}, Worker(3, 8)),
     ],
 )
 def test_the_launcher_gives_the_share(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert resolve_shard("auto") == expected
-    assert resolve_shard(Shard(1, 3)) == Shard(1, 3)
+    assert resolve_worker("auto") == expected
+    assert resolve_worker(Worker(1, 3)) == Worker(1, 3)
 
 
 def test_processes_on_one_host_take_a_gpu_each(monkeypatch):
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-    for name in ("SLURM_PROCID", "SLURM_LOCALID"):
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    resolve_shard("auto")
+    resolve_worker("auto")
     assert updates == {"jax_cuda_visible_devices": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     updates.clear()
-    resolve_shard("auto")
+    resolve_worker("auto")
     assert not updates

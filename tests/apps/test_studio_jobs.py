@@ -16,14 +16,14 @@ import pytest
 from nst_jax import images
 from nst_jax.apps.studio import reproduce, uploads
 from nst_jax.apps.studio.choices import Choices
-from nst_jax.apps.studio.device import MAX_WAITING, Run
+from nst_jax.apps.studio.job_queue import MAX_WAITING, QueuedJob
 from nst_jax.apps.studio.render import live_view, loss_curve, message_view
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.stream import seconds_left, stream
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask
 from nst_jax.errors import InputError
 from nst_jax.pipeline import prepare_job, stylize
-from nst_jax.pipeline.levels import PyramidLevel
+from nst_jax.pipeline.levels import LevelSpec
 from nst_jax.settings import Settings
 
 pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("small_photos")]
@@ -39,9 +39,9 @@ SETTINGS = CHOICES.settings(BASE)
 
 
 @pytest.fixture
-def sessions(device, tmp_path):
+def sessions(job_queue, tmp_path):
     (tmp_path / "root").mkdir()
-    return Sessions(tmp_path / "root", device)
+    return Sessions(tmp_path / "root", job_queue)
 
 
 def make_session(sessions, name):
@@ -97,12 +97,12 @@ def test_a_job_that_diverges_ends_with_its_last_finite_image():
 
 
 def test_the_time_left_grows_with_the_pixels():
-    levels = [PyramidLevel((10, 20), 100), PyramidLevel((20, 40), 50), PyramidLevel((40, 80), 10)]
+    levels = [LevelSpec((10, 20), 100), LevelSpec((20, 40), 50), LevelSpec((40, 80), 10)]
     assert seconds_left(levels, 0, 40, 0.5) == pytest.approx(0.5 * (60 + 4 * 50 + 16 * 10))
     assert seconds_left(levels, 2, 10, 0.5) == 0
 
 
-def test_jobs_run_one_after_another_in_their_order(sessions, device):
+def test_jobs_run_one_after_another_in_their_order(sessions, job_queue):
     events, lock = [], threading.Lock()
 
     def prepare(name):
@@ -110,27 +110,27 @@ def test_jobs_run_one_after_another_in_their_order(sessions, device):
             events.append(name)
         return prepare_job("content.png", "style.png", SETTINGS)
 
-    runs = [Run(lambda name=name: prepare(name)) for name in "abc"]
+    runs = [QueuedJob(lambda name=name: prepare(name)) for name in "abc"]
     for run in runs:
-        device.submit(run)
-    assert [device.ahead(run) for run in runs] in ([0, 1, 2], [0, 0, 1], [0, 0, 0])
+        job_queue.submit(run)
+    assert [job_queue.ahead(run) for run in runs] in ([0, 1, 2], [0, 0, 1], [0, 0, 0])
     updates = [last(run) for run in reversed(runs)]
     assert events == ["a", "b", "c"]
     assert all(update.result.metadata["stopped"] is False for update in updates)
     np.testing.assert_array_equal(updates[0].image, updates[1].image)
 
 
-def test_a_job_that_fails_says_why_and_the_next_one_runs(device, caplog):
+def test_a_job_that_fails_says_why_and_the_next_one_runs(job_queue, caplog):
     def fail():
         raise ZeroDivisionError("secret")
 
     runs = [
-        Run(fail),
-        Run(lambda: prepare_job("none.png", "style.png", SETTINGS)),
-        Run(lambda: prepare_job("content.png", "style.png", SETTINGS)),
+        QueuedJob(fail),
+        QueuedJob(lambda: prepare_job("none.png", "style.png", SETTINGS)),
+        QueuedJob(lambda: prepare_job("content.png", "style.png", SETTINGS)),
     ]
     for run in runs:
-        device.submit(run)
+        job_queue.submit(run)
     assert last(runs[2]).result is not None
     assert runs[0].error == "the job failed: ZeroDivisionError; the terminal says more"
     assert "secret" in caplog.text
@@ -138,24 +138,24 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(device, caplog):
     assert runs[2].error == ""
 
 
-def test_a_waiting_job_that_is_stopped_never_starts(device):
+def test_a_waiting_job_that_is_stopped_never_starts(job_queue):
     release, started = threading.Event(), []
 
     def wait():
         release.wait(60)
         raise InputError("no image")
 
-    first, second = Run(wait), Run(lambda: started.append(1))
-    device.submit(first)
-    device.submit(second)
-    assert device.ahead(second) == 1
+    first, second = QueuedJob(wait), QueuedJob(lambda: started.append(1))
+    job_queue.submit(first)
+    job_queue.submit(second)
+    assert job_queue.ahead(second) == 1
     second.stop()
     release.set()
     assert [update for update in second.follow() if update] == []
     assert (started, second.error, first.error) == ([], "", "no image")
 
 
-def test_a_warm_up_takes_one_chunk_when_nothing_else_runs(device):
+def test_a_warm_up_takes_one_chunk_when_nothing_else_runs(job_queue):
     events, release = [], threading.Event()
 
     def note(name):
@@ -165,31 +165,31 @@ def test_a_warm_up_takes_one_chunk_when_nothing_else_runs(device):
 
         return prepare
 
-    blocker = Run(lambda: release.wait(60) and prepare_job("none.png", "style.png"))
-    device.submit(blocker)
-    device.warm_up(note("replaced"))
-    device.warm_up(note("warm"))
-    run = Run(note("job"))
-    device.submit(run)
-    assert device.ahead(run) == 1
+    blocker = QueuedJob(lambda: release.wait(60) and prepare_job("none.png", "style.png"))
+    job_queue.submit(blocker)
+    job_queue.warm_up(note("replaced"))
+    job_queue.warm_up(note("warm"))
+    run = QueuedJob(note("job"))
+    job_queue.submit(run)
+    assert job_queue.ahead(run) == 1
     release.set()
     assert last(run).step == 18
     while events != ["job", "warm"]:
         threading.Event().wait(0.05)
-    assert device.close(timeout=60)
+    assert job_queue.close(timeout=60)
 
 
-def test_a_full_queue_refuses_a_job(device):
+def test_a_full_queue_refuses_a_job(job_queue):
     release = threading.Event()
-    blocker = Run(lambda: release.wait(60))
-    device.submit(blocker)
-    waiting = [Run(lambda: None) for _ in range(MAX_WAITING + 1)]
+    blocker = QueuedJob(lambda: release.wait(60))
+    job_queue.submit(blocker)
+    waiting = [QueuedJob(lambda: None) for _ in range(MAX_WAITING + 1)]
     for run in waiting:
         run.stop()
     for run in waiting[:-1]:
-        device.submit(run)
+        job_queue.submit(run)
     with pytest.raises(InputError, match=f"^{MAX_WAITING} images wait already"):
-        device.submit(waiting[-1])
+        job_queue.submit(waiting[-1])
     blocker.stop()
     release.set()
 
@@ -199,10 +199,10 @@ def test_two_tabs_at_once_keep_their_own_images(sessions):
     tabs = {}
     for name, photo, size in (("one", "content.png", 40), ("two", "other.png", 48)):
         session = make_session(sessions, name)
-        order = session.order(photo, ["style.png"], replace(CHOICES, size=size))
-        tabs[name] = (session, order, sessions.submit(session, order))
-    for name, (session, order, run) in tabs.items():
-        session.keep(order, last(run).result)
+        request = session.request(photo, ["style.png"], replace(CHOICES, size=size))
+        tabs[name] = (session, request, sessions.submit(session, request))
+    for name, (session, request, run) in tabs.items():
+        session.keep(request, last(run).result)
         (entry,) = session.entries
         assert entry.path.parent == session.folder
         assert max(images.read(entry.path).pixels.shape) == {"one": 40, "two": 48}[name]
@@ -213,12 +213,12 @@ def test_two_tabs_at_once_keep_their_own_images(sessions):
 def test_a_tab_that_closes_stops_its_job_and_leaves_no_files(sessions):
     session = make_session(sessions, "one")
     slow = replace(CHOICES, steps="100000", size=48)
-    order = session.order("content.png", ["style.png"], slow)
-    run = sessions.submit(session, order)
+    request = session.request("content.png", ["style.png"], slow)
+    run = sessions.submit(session, request)
     updates = run.follow()
     while next(updates) is None:
         pass
-    session.keep(order, stylize("content.png", "style.png", SETTINGS))
+    session.keep(request, stylize("content.png", "style.png", SETTINGS))
     sessions.close("one")
     sessions.close("one")
     assert last(run).result.metadata["stopped"]
@@ -228,8 +228,8 @@ def test_a_tab_that_closes_stops_its_job_and_leaves_no_files(sessions):
 
 def test_an_image_of_the_history_is_made_again_and_read_back(sessions):
     session = make_session(sessions, "one")
-    order = session.order("content.png", ["style.png"], CHOICES)
-    entry = session.keep(order, order.job() and stylize("content.png", "style.png", SETTINGS))
+    request = session.request("content.png", ["style.png"], CHOICES)
+    entry = session.keep(request, request.job() and stylize("content.png", "style.png", SETTINGS))
     assert entry.path.name == "image-1.png"
     found = reproduce.parse_metadata(reproduce.read_settings(entry.path))
     assert found == replace(SETTINGS, optimizer="lbfgs")  # what auto was
@@ -240,21 +240,24 @@ def test_an_image_of_the_history_is_made_again_and_read_back(sessions):
 def test_continuing_starts_from_the_image_on_the_page(sessions):
     session = make_session(sessions, "one")
     with pytest.raises(InputError, match="no image to continue from"):
-        session.order("content.png", ["style.png"], CHOICES, continuing=True)
+        session.request("content.png", ["style.png"], CHOICES, continuing=True)
     for _ in range(2):
-        order = session.order("content.png", ["style.png"], CHOICES)
-        session.keep(order, stylize("content.png", "style.png", SETTINGS))
+        request = session.request("content.png", ["style.png"], CHOICES)
+        session.keep(request, stylize("content.png", "style.png", SETTINGS))
     session.shown = 0
-    order = session.order(
+    request = session.request(
         "content.png", ["other.png"], replace(CHOICES, content_weight=0.5), continuing=True
     )
-    assert (order.settings.init, order.settings.content_weight) == (session.entries[0].path, 0.5)
-    assert order.made_files == [session.entries[0].path]
-    job = order.job()
+    assert (request.settings.init, request.settings.content_weight) == (
+        session.entries[0].path,
+        0.5,
+    )
+    assert request.made_files == [session.entries[0].path]
+    job = request.job()
     assert [(max(level.shape), level.steps) for level in job.levels] == [(40, 6)]
     np.testing.assert_allclose(job.init_image, images.read(session.entries[0].path).pixels)
-    result = last(sessions.submit(session, order)).result
-    assert "--init image-1.png" in session.keep(order, result).command()
+    result = last(sessions.submit(session, request)).result
+    assert "--init image-1.png" in session.keep(request, result).command()
 
 
 def test_a_painted_mask_is_a_file_of_the_job(sessions):
@@ -264,14 +267,18 @@ def test_a_painted_mask_is_a_file_of_the_job(sessions):
         layer[:, columns] = (*PIL.ImageColor.getrgb(color), 255)
     session.layers = [layer]
     two = replace(CHOICES, mixes=(1.0, 1.0), strokes=(1.0, 1.0))
-    order = session.order("content.png", ["style.png", "other.png"], two)
-    job = order.job()
+    request = session.request("content.png", ["style.png", "other.png"], two)
+    job = request.job()
     middle = job.masks[:, 15]  # of 30 rows; 40 columns, of which the last ten are the photo's
     assert middle[0, 5] == middle[1, 22] == 1
     assert middle[0, 22] == middle[1, 5] == middle[:, 37].max() == 0
-    filled = session.order("content.png", ["style.png", "other.png"], two, fill=True).job()
+    filled = session.request("content.png", ["style.png", "other.png"], two, fill=True).job()
     assert filled.masks[:, 15, 37].tolist() == [1, 0]
-    assert [path.name for path in order.made_files] == ["mask-1.png"]
+    assert [path.name for path in request.made_files] == ["mask-1.png"]
+    written = sorted(session.folder.iterdir())
+    warm_up = session.request("content.png", ["style.png", "other.png"], two, keep_mask=False)
+    np.testing.assert_array_equal(warm_up.job().masks, job.masks)
+    assert (warm_up.made_files, sorted(session.folder.iterdir())) == ([], written)
     with pytest.raises(InputError, match=r"^style 3 is painted nowhere; .*$"):
         paint_mask([layer], (24, 32), 3, fill=False)
     assert paint_mask([np.zeros_like(layer)], (24, 32), 2, fill=True) is None
@@ -286,7 +293,7 @@ def test_a_painted_mask_is_a_file_of_the_job(sessions):
 )
 def test_a_missing_image_is_named(sessions, photo, styles, message):
     with pytest.raises(InputError, match=f"^{message}$"):
-        make_session(sessions, "one").order(photo, styles, CHOICES)
+        make_session(sessions, "one").request(photo, styles, CHOICES)
 
 
 def test_a_bad_file_is_named_without_its_folder(tmp_path, monkeypatch):

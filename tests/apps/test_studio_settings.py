@@ -159,7 +159,7 @@ def test_a_stopped_image_is_made_again_by_what_it_says():
     stopped = nst_jax.stylize(
         "content.png", "style.png", settings, on_progress=stop_at, callback_every=1
     )
-    taken = reproduce.taken_settings(stopped.metadata)
+    taken = reproduce.settings_as_stopped(stopped.metadata)
     assert taken.steps == (4, 0)
     again = nst_jax.stylize("content.png", "style.png", taken)
     assert again.image.shape == (30, 40, 3)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 
@@ -15,6 +16,17 @@ class ChannelMean:
 
     def distance(self, measured, target):
         return jnp.square(measured["sums"] - target["sums"]).sum()
+
+
+@dataclass(frozen=True)
+class NoisyChannelMean(ChannelMean):
+    """Draws which channels count, so it is additive and stochastic."""
+
+    stochastic = True
+
+    def distance(self, measured, target, key):
+        difference = measured["sums"] - target["sums"]
+        return jnp.square(difference * jax.random.bernoulli(key, 0.5, difference.shape)).sum()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Moments, sliced Wasserstein and nearest neighbors against NumPy, SciPy and PyTorch, float64."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ from nst_jax.losses.statistics import (
 )
 from nst_jax.losses.statistics.moments import FeatureMoments, trace_of_root
 from nst_jax.losses.statistics.samples import Samples, draw_features
+from nst_jax.settings import Settings
 
 NAMED = ("gram", "moments", "sliced", "nearest")
 KEY = jax.random.key(3)
@@ -228,3 +231,66 @@ def test_masks_need_styles_of_one_size_unless_the_statistic_has_a_fixed_size(vgg
     with pytest.raises(InputError, match="one size"):
         make_targets(vgg16, styles=styles, statistic=SlicedWasserstein(), **options)
     assert make_targets(vgg16, styles=styles, statistic=Moments(), **options).layer_masks
+
+
+class WithoutAdditive:
+    measure = distance = print
+
+
+@dataclass
+class NotFrozen:
+    additive = True
+    measure = distance = print
+
+
+@dataclass(frozen=True)
+class WithoutDistance:
+    additive = True
+    measure = print
+
+
+@dataclass(frozen=True)
+class ByFilter(Moments):
+    def distance(self, measured, target):
+        return jnp.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "message"),
+    [
+        (Moments, "the style statistic is the class Moments; give an instance, Moments()"),
+        (WithoutAdditive(), "does not say whether it is additive; set additive to True if"),
+        (NotFrozen(), "NotFrozen() cannot be hashed; make its class a frozen dataclass with"),
+        (WithoutDistance(), "WithoutDistance() has no method distance; define it"),
+    ],
+)
+def test_a_statistic_that_is_none_is_refused_in_one_line(vgg16, unchecked, statistic, message):
+    for use in (
+        lambda: make_statistic(Settings(style_loss=statistic).style_loss),
+        lambda: make_targets(vgg16, statistic=statistic),
+        lambda: WeightedSum(((Gram(), 1.0), (statistic, 1.0))),
+    ):
+        with pytest.raises(InputError) as caught:
+            use()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("masks", [None, jnp.ones((1, 16, 16))])
+def test_a_distance_that_is_no_scalar_is_refused(vgg16, masks):
+    style = jnp.ones((16, 16, 3))
+    options = {"style_layers": ["relu1_1"], "statistic": ByFilter(), "masks": masks}
+    targets = make_targets(vgg16, styles=[style], **options)
+    weights = LossWeights(style_layers={"relu1_1": 1.0})
+    with pytest.raises(InputError, match=r"ByFilter\(.*\) has the shape \(3,\); return a scalar"):
+        loss(style, vgg16, targets, weights)
+
+
+def test_an_own_statistic_with_a_weight_is_part_of_a_weighted_sum():
+    with pytest.raises(InputError, match=r"give a nst_jax\.losses\.statistics\.WeightedSum of"):
+        Settings(style_loss={"gram": 1.0, Moments(): 0.5})
+
+
+@pytest.mark.parametrize("parts", [(), (Gram(), 1.0), ((Gram(), "much"),), ((Gram(), -1.0),)])
+def test_parts_that_are_no_pairs_are_refused(parts):
+    with pytest.raises(InputError, match="give pairs of a statistic and its weight"):
+        WeightedSum(parts)

@@ -37,13 +37,13 @@ def over_mesh(mesh, image, *args):
 @pytest.mark.parametrize(
     ("num_devices", "batch_size", "height", "expected"),
     [
-        (8, 1, 512, {"images": 1, "copies": 1, "rows": 8}),
-        (8, 1, 40, {"images": 1, "copies": 4, "rows": 2}),
-        (8, 1, 10, {"images": 1, "copies": 8, "rows": 1}),
-        (8, 4, 512, {"images": 4, "copies": 1, "rows": 2}),
-        (8, 3, 512, {"images": 1, "copies": 1, "rows": 8}),
-        (6, 3, 512, {"images": 3, "copies": 1, "rows": 2}),
-        (4, 100, 512, {"images": 4, "copies": 1, "rows": 1}),
+        (8, 1, 512, {"images": 1, "replicas": 1, "rows": 8}),
+        (8, 1, 40, {"images": 1, "replicas": 4, "rows": 2}),
+        (8, 1, 10, {"images": 1, "replicas": 8, "rows": 1}),
+        (8, 4, 512, {"images": 4, "replicas": 1, "rows": 2}),
+        (8, 3, 512, {"images": 1, "replicas": 1, "rows": 8}),
+        (6, 3, 512, {"images": 3, "replicas": 1, "rows": 2}),
+        (4, 100, 512, {"images": 4, "replicas": 1, "rows": 1}),
     ],
 )
 def test_devices_take_images_first_and_then_rows(num_devices, batch_size, height, expected):

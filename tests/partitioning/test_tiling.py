@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from losses.channel_statistics import ChannelMax, ChannelMean
+from losses.channel_statistics import ChannelMax, ChannelMean, NoisyChannelMean
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
@@ -163,6 +163,16 @@ def test_vmap_equals_one_image_at_a_time(few):
     found = jax.vmap(tiled(16), (0, None, None, None))(images, *rest)
     for i in range(2):
         assert_same(jax.tree.map(lambda x, i=i: x[i], found), whole(images[i], *rest))
+
+
+def test_a_stochastic_statistic_draws_the_numbers_of_the_whole_image():
+    args = problem(NETWORK, 21, 34, style=["relu1_2"], statistic=NoisyChannelMean())
+    totals = []
+    for seed in (1, 2):
+        key = jax.random.key(seed)
+        assert_same(tiled(16)(*args, key=key), whole(*args, key=key))
+        totals.append(float(whole(*args, key=key)[0][0]))
+    assert totals[0] != totals[1]
 
 
 def test_a_line_search_takes_the_tiled_loss(few):

@@ -1,8 +1,11 @@
 """Many images of one content: each is what its style alone would give."""
 
+import dataclasses
+
 import numpy as np
 import optax
 import pytest
+from reliability.faults import exhaust
 
 from nst_jax import (
     DivergedError,
@@ -13,6 +16,7 @@ from nst_jax import (
     stylize,
     stylize_many,
 )
+from nst_jax.errors import OutOfMemoryError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import planning, runner
 from nst_jax.pipeline.api import interpolation_job
@@ -77,6 +81,12 @@ def test_an_image_comes_when_it_is_finished(make_many):
     results = make_many(on_progress=lambda progress: seen.append(progress.index))
     assert next(results).metadata["steps_done"] == 8
     assert set(seen) == {0}
+
+
+def test_an_image_does_not_count_the_time_of_those_before_it(three):
+    long_ago = dataclasses.replace(three, start_time=three.start_time - 1000)
+    seconds = [result.metadata["seconds"] for result in finished(run(long_ago))]
+    assert seconds[0] > 1000 > sum(seconds[1:])
 
 
 def test_one_style_need_not_be_a_list(content, small, alone, files):
@@ -245,3 +255,21 @@ def test_divergence_gives_the_last_finite_image_of_each(job_of, styles, one_leve
     for result in caught.value.results:
         assert np.isfinite(result.image).all()
         assert (result.metadata["steps_done"], result.metadata["stopped"]) == (0, True)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_batch_that_runs_out_of_memory_gives_its_images_so_far(three, batch_size, monkeypatch):
+    monkeypatch.setattr(runner, "choose_batch_size", lambda job: 2)
+    exhaust(monkeypatch, 3)
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(run(three, batch_size=batch_size, callback_every=1))
+    assert caught.value.step == 2
+    assert [result.metadata["steps_done"] for result in caught.value.results] == [2, 2]
+
+
+def test_a_batch_that_runs_out_of_memory_at_once_is_halved(three, alone, monkeypatch, caplog):
+    caplog.set_level("INFO", "nst_jax")
+    monkeypatch.setattr(runner, "choose_batch_size", lambda job: 2)
+    exhaust(monkeypatch, 1)
+    assert_same(finished(run(three)), alone["adam"])
+    assert "2 images do not fit together; they run in batches of 1" in caplog.text

@@ -1,5 +1,7 @@
 """A job that was stopped continues bit for bit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -62,6 +64,22 @@ def test_the_checkpoint_of_another_job_is_refused(job_of, leave_at, content, sty
         with pytest.raises(InputError, match=message):
             next(run(job_of(**changes), checkpoint=checkpoint, resume=True))
     assert checkpoint.exists()
+
+
+def test_each_image_is_hashed_once_however_many_styles_there_are(
+    job_of, leave_at, styles, checkpoint, monkeypatch
+):
+    hashed = []
+    sha256 = checkpoints.hashlib.sha256
+    job = job_of(styles)
+    leave_at(job, 1)
+    other = job_of([255 - style for style in styles])
+    counting = SimpleNamespace(sha256=lambda x: hashed.append(x) or sha256(x))
+    monkeypatch.setattr(checkpoints, "hashlib", counting)
+    for one, index in ((job, 0), (other, None)):
+        hashed.clear()
+        assert checkpoints.index_of(checkpoint, one) == index
+        assert len(hashed) == 3 + len(styles)  # the content twice, and the first image
 
 
 def test_damaged_files_are_refused(job_of, leave_at, checkpoint, tmp_path):

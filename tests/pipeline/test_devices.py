@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from nst_jax import InputError, run, stylize_many
 from nst_jax.partitioning import sharding
-from nst_jax.pipeline.folders import take_share
+from nst_jax.pipeline.folders import slice_for_worker
+from nst_jax.pipeline.planning import choose_batch_size
 from nst_jax.settings import override
 
 pytestmark = pytest.mark.extended
@@ -40,11 +42,25 @@ def test_two_images_over_their_devices_and_the_rows_of_each(content, styles, sma
         assert np.abs(result.image - expected.image).mean() < 1e-3
 
 
-def test_a_mesh_names_the_devices(job_of):
-    devices = jax.devices()[2:4]
-    job = job_of(devices=jax.make_mesh((2,), ("rows",), devices=devices))
-    assert job.devices == tuple(devices)
-    assert job.metadata["devices"] == 2
+def test_a_mesh_divides_every_level_as_it_is(job_of, styles, alone):
+    devices = np.array(jax.devices()[2:6], object).reshape(2, 2)
+    mesh = jax.sharding.Mesh(devices.T, ("rows", "images"))
+    job = job_of(styles[:2], devices=mesh)
+    assert (job.devices, job.metadata["devices"]) == (tuple(devices.T.flat), 4)
+    assert [job.mesh(level, size) for level, size in ((0, 1), (1, 2))] == [mesh, mesh]
+    assert choose_batch_size(job) == 2
+    for progress in run(job):
+        assert progress.state.image.sharding.mesh == mesh
+        assert progress.state.image.sharding.spec[:2] == ("images", "rows")
+    for image, expected in zip(progress.image, alone["adam"], strict=False):
+        assert np.abs(image - expected.image).mean() < 1e-3
+
+
+def test_a_mesh_without_the_axes_is_refused(job_of):
+    with pytest.raises(InputError, match="the mesh has the axes rows; give images and rows, as"):
+        job_of(devices=jax.make_mesh((2,), ("rows",)))
+    with pytest.raises(InputError, match="the mesh has axes of another type than Auto"):
+        job_of(devices=jax.make_mesh((1, 2), ("images", "rows"), (AxisType.Explicit,) * 2))
 
 
 @pytest.mark.extended
@@ -72,6 +88,6 @@ def test_all_devices_of_several_processes_take_part(job_of, monkeypatch):
 
 def test_the_shares_of_all_processes_are_all_images():
     for count in (1, 2, 3, 7, 12):
-        shares = [take_share(range(10), i, count) for i in range(count)]
+        shares = [slice_for_worker(range(10), i, count) for i in range(count)]
         assert [x for share in shares for x in share] == list(range(10))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1

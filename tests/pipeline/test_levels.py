@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from nst_jax import InputError, Settings, prepare_job
 from nst_jax.images import resize
-from nst_jax.pipeline.levels import plan_levels, pyramid_shapes
+from nst_jax.pipeline.levels import level_shapes, plan_levels
 from nst_jax.pipeline.targets import level_inputs
 from nst_jax.settings import DEFAULT_STEPS, override
 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.integers(16, 600))
 def test_levels_grow_by_the_root_of_two(height, width, min_size):
-    shapes = pyramid_shapes((height, width), min_size)
+    shapes = level_shapes((height, width), min_size)
     assert shapes[-1] == (height, width)
     for fine, coarse in zip(shapes[:0:-1], shapes[-2::-1], strict=True):
         assert max(fine) / max(coarse) == pytest.approx(2**0.5, rel=0.06)
@@ -26,7 +26,7 @@ def test_levels_grow_by_the_root_of_two(height, width, min_size):
 
 
 def test_an_image_no_larger_than_min_size_has_one_level():
-    assert pyramid_shapes((512, 300), None) == pyramid_shapes((512, 300), 513) == [(512, 300)]
+    assert level_shapes((512, 300), None) == level_shapes((512, 300), 513) == [(512, 300)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ import pytest
 
 from nst_jax import MemoryLimitError, run
 from nst_jax.pipeline import memory, planning
-from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
+from nst_jax.pipeline.memory import (
+    available_bytes,
+    check_pixels_fit,
+    compile_within_limit,
+    required_bytes,
+)
 from nst_jax.pipeline.planning import choose_tile
 from nst_jax.pipeline.targets import level_inputs
 
@@ -72,6 +77,62 @@ def test_a_compiler_that_runs_out_of_memory_is_understood_and_no_other_failure()
 
 def test_a_cpu_has_what_the_system_can_give():
     assert 2**20 < available_bytes() < psutil.virtual_memory().total
+
+
+@pytest.fixture
+def write_cgroup(tmp_path, monkeypatch):
+    """Return a function that writes the memory files of a group; the process is in /job/step."""
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "self")
+    free = SimpleNamespace(available=10_000)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+
+    def write(version, group, limit, use, cached=0):
+        lines = {1: "7:cpu,cpuacct:/a\n4:memory:/job/step\n0::/", 2: "0::/job/step\n"}
+        (tmp_path / "self").write_text(lines[version])
+        names = {
+            1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+            2: ("memory.max", "memory.current", ""),
+        }
+        limit_name, use_name, prefix = names[version]
+        folder = tmp_path / {1: "memory", 2: ""}[version] / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit_name).write_text(f"{limit}\n")
+        (folder / use_name).write_text(f"{use}\n")
+        stat = {"active_file": cached // 4, "inactive_file": cached - cached // 4, "shmem": 99}
+        lines = [f"{prefix}{name} {value}" for name, value in stat.items()]
+        (folder / "memory.stat").write_text("anon 5\n" + "\n".join(lines) + "\n")
+
+    return write
+
+
+@pytest.mark.parametrize(("version", "unlimited"), [(1, 2**63 - 4096), (2, "max")])
+def test_a_container_has_what_the_smallest_limit_of_its_groups_leaves(
+    write_cgroup, version, unlimited
+):
+    write_cgroup(version, "job/step", unlimited, 600, cached=8)
+    assert available_bytes() == 10_000
+    write_cgroup(version, "job", 4000, 1000, cached=400)
+    assert available_bytes() == 3400
+    write_cgroup(version, "job/step", 2000, 600, cached=8)
+    assert available_bytes() == 1408
+    write_cgroup(version, "", 500, 700)
+    assert available_bytes() == 0
+    with pytest.raises(MemoryLimitError, match=r"4x4 pixels need .* and 0 GiB are free"):
+        check_pixels_fit((4, 4))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_that_sees_only_its_own_group_has_that_limit(write_cgroup, version):
+    """The path in /proc is the host's."""
+    write_cgroup(version, "", 3000, 1000)
+    assert available_bytes() == 2000
+
+
+def test_without_cgroups_the_free_memory_counts(write_cgroup, tmp_path):
+    assert available_bytes() == 10_000
+    (tmp_path / "self").write_text("0::/../other\n")
+    assert available_bytes() == 10_000
 
 
 @pytest.mark.parametrize(

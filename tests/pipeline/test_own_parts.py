@@ -11,6 +11,9 @@ import pytest
 import nst_jax
 from nst_jax.errors import InputError
 from nst_jax.losses import Gram
+from nst_jax.models import resolve_dtype
+from nst_jax.optimize import pyramid_lbfgs
+from nst_jax.pipeline.descriptions import fingerprint
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,18 @@ def test_a_checkpoint_of_another_transformation_is_refused(make, tmp_path):
     resumed = make(optimizer=optax.adam(0.05), checkpoint=path, resume=True)
     whole = make(optimizer=optax.adam(0.05))
     np.testing.assert_array_equal(resumed.image, whole.image)
+
+
+def test_l_bfgs_over_pixels_has_a_pyramid_of_one_band(job_of):
+    for name, num_bands in (("lbfgs", 5), ("lbfgs-pixels", 1)):
+        expected = pyramid_lbfgs(memory_size=10, num_bands=num_bands)
+        assert fingerprint(job_of(optimizer=name).optimizer) == fingerprint(expected)
+
+
+def test_the_log_and_the_metadata_say_what_auto_is(job_of, caplog):
+    caplog.set_level("INFO", "nst_jax")
+    job_of(dtype="float32", model="vgg16")
+    assert caplog.messages == []
+    job = job_of(dtype="auto")
+    assert (job.metadata["model"], job.metadata["dtype"]) == ("vgg16", resolve_dtype("auto").name)
+    assert caplog.messages == [f"the network is VGG16 in {job.metadata['dtype']}"]

@@ -37,6 +37,14 @@ def test_auto_takes_adam_for_random_draws(job_of, style_loss, optimizer):
     assert job.metadata["ema_decay"] == {"adam": 0.9, "lbfgs": 0.0}[optimizer]
 
 
+def test_a_learning_rate_is_for_the_optimizer_that_auto_takes(job_of):
+    job = job_of(style_loss="sliced", optimizer="auto", learning_rate=0.02, ema_decay=0.5)
+    assert (job.metadata["optimizer"], job.metadata["learning_rate"]) == ("adam", 0.02)
+    assert job.ema_decay == 0.5
+    with pytest.raises(InputError, match="learning_rate is for adam; L-BFGS finds its own step"):
+        job_of(optimizer="auto", learning_rate=0.02)
+
+
 def test_a_mixture_is_in_the_metadata(make, one_level):
     result = make(**one_level | {"style_loss": {"gram": 1.0, "nearest": 0.5}, "steps": 2})
     assert result.metadata["style_loss"] == {"gram": 1.0, "nearest": 0.5}

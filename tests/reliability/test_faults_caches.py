@@ -16,7 +16,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from reliability.faults import OUT, STYLIZE, one_error_line
 
 from nst_jax import images
-from nst_jax.apps.cli.run import enable_compilation_cache
+from nst_jax.apps.cli import run
+from nst_jax.apps.cli.run import enable_compilation_cache, trim_folder
 from nst_jax.errors import InputError
 from nst_jax.models import weights
 from nst_jax.models.weights import bundled_path, load
@@ -142,6 +143,21 @@ def test_a_compilation_cache_that_cannot_be_used_is_not_used(place, compiled, mo
     else:  # Nobody may write there, the superuser included.
         monkeypatch.setenv("NST_JAX_CACHE", "/proc/nst_jax")
     assert compile_silently(number)
+
+
+def test_a_full_compilation_cache_loses_what_was_not_used_for_the_longest_time(
+    compiled, monkeypatch
+):
+    (compiled / "folder").mkdir(parents=True)
+    for age, name in enumerate(("newest", "new", "old", "oldest")):
+        (compiled / name).write_bytes(bytes(100))
+        os.utime(compiled / name, (1e9 - age, 1e9 - 10))
+    trim_folder(compiled, 400)
+    assert len(list(compiled.iterdir())) == 5
+    monkeypatch.setattr(run, "MAX_COMPILED_BYTES", 299)
+    enable_compilation_cache()
+    assert {path.name for path in compiled.iterdir()} == {"folder", "newest", "new"}
+    trim_folder(compiled / "missing", 0)
 
 
 @pytest.mark.campaign

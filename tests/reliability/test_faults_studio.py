@@ -20,8 +20,8 @@ from filelock import FileLock
 from reliability.faults import exhaust, fail_with
 
 from nst_jax.apps.studio.choices import MAX_STYLES, Choices
-from nst_jax.apps.studio.device import Run
 from nst_jax.apps.studio.events import Events
+from nst_jax.apps.studio.job_queue import QueuedJob
 from nst_jax.apps.studio.server import LOCK_NAME, remove_abandoned_folders
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.uploads import MASK_COLORS
@@ -53,11 +53,11 @@ PAGE = SimpleNamespace(
 
 
 @pytest.fixture
-def events(device, tmp_path):
+def events(job_queue, tmp_path):
     (tmp_path / "root").mkdir()
     for name in ("content.png", "style.png"):
         shutil.copy(name, tmp_path / "root")
-    sessions = Sessions(tmp_path / "root", device)
+    sessions = Sessions(tmp_path / "root", job_queue)
     sessions["tab"].base = BASE
     return Events(PAGE, sessions)  # pyright: ignore[reportArgumentType]
 
@@ -95,7 +95,9 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("place", ["prepare", "compute_targets"])
-def test_a_job_that_fails_has_one_line_and_the_next_one_runs(place, failure, device, monkeypatch):
+def test_a_job_that_fails_has_one_line_and_the_next_one_runs(
+    place, failure, job_queue, monkeypatch
+):
     def prepare():
         if place == "prepare":
             raise_error(FAILURES[failure])
@@ -104,23 +106,23 @@ def test_a_job_that_fails_has_one_line_and_the_next_one_runs(place, failure, dev
     with monkeypatch.context() as patch:
         if place != "prepare":
             patch.setattr(runner, place, lambda *_: raise_error(FAILURES[failure]))
-        run = Run(prepare)
-        device.submit(run)
+        run = QueuedJob(prepare)
+        job_queue.submit(run)
         list(run.follow())
     assert run.error
     assert "\n" not in run.error
     assert "secret" not in run.error
-    following = Run(lambda: prepare_job("content.png", "style.png", SETTINGS))
-    device.submit(following)
+    following = QueuedJob(lambda: prepare_job("content.png", "style.png", SETTINGS))
+    job_queue.submit(following)
     list(following.follow())
     assert (following.error, following.update.step) == ("", 8)
 
 
-def test_the_studio_keeps_the_image_so_far_and_runs_the_next_job(device, monkeypatch):
-    runs = [Run(lambda: prepare_job("content.png", "style.png", SETTINGS)) for _ in range(2)]
+def test_the_studio_keeps_the_image_so_far_and_runs_the_next_job(job_queue, monkeypatch):
+    runs = [QueuedJob(lambda: prepare_job("content.png", "style.png", SETTINGS)) for _ in range(2)]
     exhaust(monkeypatch, 3)
     for each in runs:
-        device.submit(each)
+        job_queue.submit(each)
     for each in runs:
         list(each.follow())
     assert runs[0].error.startswith("the device ran out of memory after step ")
@@ -136,7 +138,7 @@ def test_an_image_that_cannot_be_written_is_said_on_the_page(number, events, mon
     assert f"output &#x27;image-1.png&#x27;: cannot be written ({os.strerror(number)})" in message
     assert str(events.sessions.root) not in message
     session = events.sessions["tab"]
-    assert (session.runs, session.entries) == ([], [])
+    assert (session.jobs, session.entries) == ([], [])
     assert [update for update in start(events)][-1]["history"]
 
 
@@ -162,9 +164,9 @@ def test_a_browser_that_goes_away_stops_its_job_and_the_tab_can_go_on(events, mo
     while "step " not in str(next(updates).get("live")):
         pass
     session = events.sessions["tab"]
-    (abandoned,) = session.runs
+    (abandoned,) = session.jobs
     updates.close()
-    assert (abandoned.stopping, session.runs) == (True, [])
+    assert (abandoned.stopping, session.jobs) == (True, [])
     later = list(start(events))
     assert any("step " in str(update.get("live")) for update in later)
     assert [entry.path.name for entry in session.entries] == ["image-1.png"]

@@ -63,7 +63,7 @@ def use(metadata):
     Choices.of(settings, 2)
     reproduce.command(settings, "a.png", ["b.png"], "out.png")
     reproduce.snippet(settings, "a.png", ["b.png"], "out.png")
-    reproduce.taken_settings(metadata)
+    reproduce.settings_as_stopped(metadata)
 
 
 @pytest.mark.parametrize("name", TEXTS)

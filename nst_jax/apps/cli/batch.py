@@ -28,7 +28,7 @@ from nst_jax.apps.cli.options import (
     section,
     with_options,
 )
-from nst_jax.apps.cli.processes import SHARD_OPTION, Shard, resolve_shard
+from nst_jax.apps.cli.processes import SHARD_OPTION, Worker, resolve_worker
 from nst_jax.errors import InputError, escape
 from nst_jax.files import parse_json
 
@@ -75,7 +75,7 @@ def batch(
     styles: tuple[Path, ...],
     out: Path,
     suffix: str,
-    shard: Shard | str,
+    shard: Worker | str,
     batch_size: int | None,
     quiet: bool,
     **options: Any,
@@ -87,14 +87,24 @@ def batch(
     processes, as Slurm or MPI launches them, make a share each and do not wait for each other.
     """
     from nst_jax.apps.cli.run import ProgressBar, enable_compilation_cache, stop_on_signal
-    from nst_jax.pipeline import list_images, plan_items, stylize_folder, take_share
+    from nst_jax.pipeline import list_images, plan_items, slice_for_worker, stylize_folder
 
     settings = pop_settings(options)
     for path in (*contents, *styles):
         if path.is_dir() and out.exists() and path.samefile(out):
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
     content_paths, style_paths = list_images(contents), list_images(styles)
-    own_share = resolve_shard(shard)
+    worker = resolve_worker(shard)
+    items = plan_items(content_paths, style_paths, out, suffix)
+    own_items = slice_for_worker(items, *worker)
+    label = escape(str(out))
+    if worker.size > 1:
+        origin = ", as the launcher says; --shard 1/1 makes all" if shard == "auto" else ""
+        click.echo(
+            f"{label}: share {worker.rank + 1} of {worker.size}, {len(own_items)} of "
+            f"{len(items)} images{origin}",
+            err=True,
+        )
     enable_compilation_cache()
     made = skipped = 0
     failures: Counter[str] = Counter()
@@ -112,7 +122,7 @@ def batch(
             out,
             settings,
             suffix=suffix,
-            shard=own_share,
+            worker=worker,
             batch_size=batch_size,
             on_progress=on_progress,
         ):
@@ -120,16 +130,14 @@ def batch(
             skipped += item.skipped
             if item.error is not None:
                 failures[str(item.error)] += 1
-    items = plan_items(content_paths, style_paths, out, suffix)
-    label = escape(str(out))
-    stopped = made + skipped + failures.total() < len(take_share(items, *own_share))
+    stopped = made + skipped + failures.total() < len(own_items)
     for failure, count in failures.items():
         click.echo(f"error: {failure} ({count} of the images)", err=True)
     click.echo(f"{label}: {made} images made, {skipped} skipped, {failures.total()} failed")
-    if own_share.size > 1:
+    if worker.size > 1:
         existing = sum(item.out.is_file() for item in items)
         click.echo(
-            f"{label}: share {own_share.rank + 1} of {own_share.size} ends with {existing} of "
+            f"{label}: share {worker.rank + 1} of {worker.size} ends with {existing} of "
             f"{len(items)} images in the folder"
         )
     if stopped:

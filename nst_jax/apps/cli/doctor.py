@@ -48,7 +48,7 @@ def doctor() -> None:
         click.echo(f"{name + ':':12}{value}")
     if advice := accelerator_advice(device.platform):
         click.echo(f"{'advice:':12}{advice}")
-    rate, first, last = run_steps()
+    rate, first, last = smoke_test()
     click.echo(
         f"{'test:':12}{STEPS} steps of {SIZE}x{SIZE} pixels at {rate:.1f} steps/s, loss "
         f"{first:.3g} to {last:.3g}"
@@ -74,13 +74,13 @@ def accelerator_advice(jax_platform: str) -> str | None:
     if jax_platform != "cpu":
         return None
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
-        return 'this machine has an NVIDIA GPU; pip install "jax[cuda13]" lets JAX use it'
+        return 'this machine has an NVIDIA GPU; pip install "jax[cuda12]" lets JAX use it'
     if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
         return 'this machine may have a TPU; pip install "jax[tpu]" lets JAX use it'
     return None
 
 
-def run_steps() -> tuple[float, float, float]:
+def smoke_test() -> tuple[float, float, float]:
     """Take a few steps from noise; return steps a second, the first loss and the last."""
     import numpy as np
 

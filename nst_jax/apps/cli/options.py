@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 import click
 from click.core import ParameterSource
 
-from nst_jax._types import ColorMode, Normalization, Padding, Pooling
+from nst_jax._types import ColorMode, Normalization, OptimizerName, Padding, Pooling
 from nst_jax.apps.cli.processes import PROCESS_OPTIONS
 from nst_jax.settings import DEFAULT_STEPS, PAPER, Settings, override
 
@@ -294,19 +294,21 @@ COMMON_OPTIONS: Final = section(
         type=click.Choice(list(PRESETS)),
         default="default",
         show_default=True,
-        help="Settings to start from. paper: raw sums, average pooling, noise, one level.",
+        help="Settings to start from. paper: raw sums, average pooling, noise, one level, "
+        "lbfgs-pixels.",
     ),
     setting_option(
         "--optimizer",
-        click.Choice(["auto", "lbfgs", "adam"]),
-        "auto: adam for sliced and nearest, lbfgs otherwise.",
+        literal_choice(OptimizerName),
+        "lbfgs: over a pyramid of the image. lbfgs-pixels: over its pixels. auto: adam for sliced "
+        "and nearest, lbfgs otherwise.",
     ),
     setting_option("--learning-rate", float, "Adam's learning rate.", default="0.01"),
     setting_option(
         "--ema-decay",
         float,
         "Decay of the moving average of the iterates.",
-        default="0.9 with adam, 0 with lbfgs",
+        default="0.9 with adam, 0 with L-BFGS",
     ),
     setting_option("--seed", int, "Seed of the noise."),
     setting_option("--tv-weight", float, "Weight of the total variation, which smooths."),

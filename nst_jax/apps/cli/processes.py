@@ -9,16 +9,18 @@ import click
 
 from nst_jax.errors import InputError
 
-__all__ = ["PROCESS_OPTIONS", "SHARD_OPTION", "Shard", "initialize_processes", "resolve_shard"]
+__all__ = ["PROCESS_OPTIONS", "SHARD_OPTION", "Worker", "initialize_processes", "resolve_worker"]
 
 
-class Shard(NamedTuple):
-    """A share of the images: that of the process with this rank, of so many processes."""
+class Worker(NamedTuple):
+    """One of several processes that each make a share of the images; ranks count from 0."""
 
     rank: int
     size: int
 
 
+FIRST_SLURM_PSEUDO_STEP: Final = 2**32 - 16
+"""Slurm numbers the steps of batch scripts and interactive shells from the end of its integers."""
 LAUNCHERS: Final = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -34,15 +36,15 @@ class ShardType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the value."""
-        if value == "auto" or isinstance(value, Shard):
+        if value == "auto" or isinstance(value, Worker):
             return value
         numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
-        shard = Shard(int(numbers[1]) - 1, int(numbers[2])) if numbers else None
-        if shard is None or not 0 <= shard.rank < shard.size:
+        worker = Worker(int(numbers[1]) - 1, int(numbers[2])) if numbers else None
+        if worker is None or not 0 <= worker.rank < worker.size:
             self.fail(
                 f"{value!r} is no share; give i/n with i from 1 to n, such as 2/4", param, ctx
             )
-        return shard
+        return worker
 
 
 SHARD_OPTION: Final = click.option(
@@ -64,33 +66,44 @@ PROCESS_OPTIONS: Final[tuple[Callable[..., Any], ...]] = (
 )
 
 
-def resolve_shard(shard: Any) -> Shard:
-    """Return the share of this process; on a host with several, it takes a GPU of its own.
+def resolve_worker(shard: Any) -> Worker:
+    """Return which worker this process is; on a host with several, it takes a GPU of its own.
+
+    ``auto`` reads the variables of a launcher that started several processes. Those of a shell that
+    Slurm started, in a batch script or for a terminal, are no such launcher's.
 
     Raises:
-        InputError: the variables of a launcher name no share.
+        InputError: the variables of a launcher name no worker.
     """
-    if isinstance(shard, Shard):
+    if isinstance(shard, Worker):
         return shard
     for rank, size, local_rank in LAUNCHERS:
         if rank in os.environ and size in os.environ:
-            found = _parse_share(os.environ[rank], os.environ[size])
+            found = _parse_worker(os.environ[rank], os.environ[size])
             if found is None:
                 raise InputError(
                     f"{rank} is {os.environ[rank][:80]!r} and {size} {os.environ[size][:80]!r}, "
-                    "which is no share; give --shard i/n"
+                    "which name no worker; give --shard i/n"
                 )
-            if found.size > 1 and local_rank in os.environ:
+            if found.size == 1 or (rank == "SLURM_PROCID" and not _is_in_slurm_step()):
+                continue
+            if local_rank in os.environ:
                 _take_gpu(os.environ[local_rank])
             return found
-    return Shard(0, 1)
+    return Worker(0, 1)
 
 
-def _parse_share(rank: str, size: str) -> Shard | None:
-    """Return the share with this rank, from 0; None if there is no such share."""
+def _is_in_slurm_step() -> bool:
+    """Return whether srun started this process, or one above it."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < FIRST_SLURM_PSEUDO_STEP
+
+
+def _parse_worker(rank: str, size: str) -> Worker | None:
+    """Return the worker with this rank; None if there is none."""
     if not all(re.fullmatch(r"\d{1,9}", text) for text in (rank, size)):
         return None
-    return Shard(int(rank), int(size)) if int(rank) < int(size) else None
+    return Worker(int(rank), int(size)) if int(rank) < int(size) else None
 
 
 def _take_gpu(local_rank: str) -> None:

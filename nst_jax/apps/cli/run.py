@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 import click
 import jax
@@ -36,9 +36,13 @@ __all__ = [
     "run_command",
     "setting_files",
     "stop_on_signal",
+    "trim_folder",
 ]
 
 log = logging.getLogger("nst_jax")
+
+MAX_COMPILED_BYTES: Final = 2 * 2**30
+"""The bound of the cache of compiled executables, checked when a command starts."""
 
 
 def run_command(
@@ -133,7 +137,7 @@ def exit_without_the_others(message: str) -> NoReturn:
 def write_last_image(
     error: DivergedError | OutOfMemoryError, out: Path, loss_plot: Path | None
 ) -> None:
-    """Write the image behind which the steps could not go on.
+    """Write the last finite image.
 
     Raises:
         InputError: it cannot be written; the message has both errors.
@@ -154,9 +158,32 @@ def enable_compilation_cache() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    folder = cache_dir() / "compiled"
+    trim_folder(folder, MAX_COMPILED_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+
+
+def trim_folder(folder: Path, max_bytes: int) -> None:
+    """Remove the files that were not used for the longest time, until the rest is small enough.
+
+    JAX's own bound (``jax_compilation_cache_max_size``) locks the folder at each access, and a
+    process that is killed while it writes there ends the caching for good.
+    """
+    files = []
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            with suppress(OSError):  # Another process may remove files too.
+                if entry.is_file(follow_symlinks=False):
+                    stat = entry.stat(follow_symlinks=False)
+                    files.append((max(stat.st_atime, stat.st_mtime), stat.st_size, entry.path))
+    kept = 0
+    for _, size, path in sorted(files, reverse=True):
+        kept += size
+        if kept > max_bytes:
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
 
 
 def setting_files(settings: Settings) -> list[Path]:

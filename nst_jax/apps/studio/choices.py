@@ -116,7 +116,7 @@ def hidden_settings(base: Settings) -> str:
 def continued(
     settings: Settings, photo_shape: tuple[int, int], init: Any, init_size: int
 ) -> Settings:
-    """Return settings that continue from an image: its size is the coarsest level.
+    """Return settings that resume from an image; its size becomes the coarsest level.
 
     Each level takes the steps that it takes in a whole run, and coarser levels take none.
 

@@ -11,10 +11,10 @@ import gradio as gr
 from nst_jax import images
 from nst_jax.apps.studio import reproduce
 from nst_jax.apps.studio.choices import MAX_STYLES, PRESETS, Choices, hidden_settings
-from nst_jax.apps.studio.device import Run
+from nst_jax.apps.studio.job_queue import QueuedJob
 from nst_jax.apps.studio.page import MAX_SIZE, STYLE_FILLS, Page
 from nst_jax.apps.studio.render import live_view, message_view, still_view
-from nst_jax.apps.studio.sessions import Entry, Order, Session, Sessions
+from nst_jax.apps.studio.sessions import Entry, Request, Session, Sessions
 from nst_jax.apps.studio.thumbnails import before_and_after, editor_background, thumbnail
 from nst_jax.apps.studio.uploads import check_image, uploaded_path
 from nst_jax.errors import InputError
@@ -59,73 +59,74 @@ class Events:
         strokes = [gr.Slider(visible=full or i == 0) for i, full in enumerate(filled)]
         return strokes + [gr.Slider(visible=full and sum(filled) > 1) for full in filled]
 
-    def keep_mask(self, request: gr.Request, value: Any) -> None:
+    def keep_mask(self, browser: gr.Request, value: Any) -> None:
         """Keep the mask for the job that starts now."""
-        self._session(request).layers = list(value["layers"]) if value else []
+        self._session(browser).layers = list(value["layers"]) if value else []
 
     def start(self, continuing: bool) -> Callable[..., Iterator[Updates]]:
         """Return the handler that queues a job and follows it."""
 
-        def handle(request: gr.Request, *values: Any) -> Iterator[Updates]:
-            session = self._session(request)
+        def handle(browser: gr.Request, *values: Any) -> Iterator[Updates]:
+            session = self._session(browser)
             try:
-                order = self._order(session, values, continuing=continuing)
-                run = self.sessions.submit(session, order)
+                request = self._request(session, values, continuing=continuing)
+                job = self.sessions.submit(session, request)
             except InputError as error:
                 yield {self.page.live: message_view(str(error), error=True)}
                 return
             try:
                 yield {self.page.stop: gr.Button(interactive=True)}
-                yield from self._follow(session, run)
-                yield self._finish(session, run, order)
+                yield from self._follow(session, job)
+                yield self._finish(session, job, request)
             finally:
-                if run in session.runs:  # The browser went away.
-                    run.stop()
-                    session.runs.remove(run)
+                if job in session.jobs:  # The browser went away.
+                    job.stop()
+                    session.jobs.remove(job)
 
         return handle
 
-    def warm_up(self, request: gr.Request, *values: Any) -> None:
+    def warm_up(self, browser: gr.Request, *values: Any) -> None:
         """Compile while the user still chooses, so that the first preview comes sooner."""
-        session = self._session(request)
+        session = self._session(browser)
         with suppress(InputError):  # The user has not asked for anything yet.
-            self.sessions.device.warm_up(self._order(session, values, continuing=False).job)
+            request = self._request(session, values, continuing=False, keep_mask=False)
+            self.sessions.job_queue.warm_up(request.job)
 
-    def _order(self, session: Session, values: tuple[Any, ...], *, continuing: bool) -> Order:
-        """Return what the values of the page's inputs ask for."""
+    def _request(self, session: Session, values: tuple[Any, ...], **options: bool) -> Request:
+        """Return what the page's inputs ask for; ``options`` as in `Session.request`."""
         photo, *styles = (self._path(value) for value in values[: 1 + MAX_STYLES])
         unpainted, *controls = values[1 + MAX_STYLES :]
         choices = _choices(tuple(controls), [style is not None for style in styles])
         fill = unpainted == STYLE_FILLS
-        return session.order(photo, styles, choices, fill=fill, continuing=continuing)
+        return session.request(photo, styles, choices, fill=fill, **options)
 
-    def _follow(self, session: Session, run: Run) -> Iterator[Updates]:
+    def _follow(self, session: Session, job: QueuedJob) -> Iterator[Updates]:
         """Show the updates of a job while it is the first of its tab."""
         live, announced = self.page.live, ""
-        for update in run.follow():
-            if session.runs[:1] != [run]:
+        for update in job.follow():
+            if session.jobs[:1] != [job]:
                 continue
             if update is not None:
-                waiting = len(session.runs) - 1
+                waiting = len(session.jobs) - 1
                 note = f"{_count(waiting)} of this tab waiting" if waiting else ""
                 yield {live: live_view(update, note)}
-            elif run.update is None:
-                ahead = self.sessions.device.ahead(run)
+            elif job.update is None:
+                ahead = self.sessions.job_queue.ahead(job)
                 message = f"Waiting: {_count(ahead)} ahead." if ahead else PREPARING
                 if message != announced:
                     announced = message
                     yield {live: message_view(message)}
 
-    def _finish(self, session: Session, run: Run, order: Order) -> Updates:
+    def _finish(self, session: Session, job: QueuedJob, request: Request) -> Updates:
         """Keep the image of a job that ended, and show it."""
         page = self.page
-        session.runs.remove(run)
-        updates: Updates = {page.stop: gr.Button(interactive=bool(session.runs))}
-        if run.update is None or run.update.result is None:
-            message = run.error or "Stopped before the first step."
-            return updates | {page.live: message_view(message, error=bool(run.error))}
+        session.jobs.remove(job)
+        updates: Updates = {page.stop: gr.Button(interactive=bool(session.jobs))}
+        if job.update is None or job.update.result is None:
+            message = job.error or "Stopped before the first step."
+            return updates | {page.live: message_view(message, error=bool(job.error))}
         try:
-            entry = session.keep(order, run.update.result)
+            entry = session.keep(request, job.update.result)
         except InputError as error:
             return updates | {page.live: message_view(str(error), error=True)}
         return (
@@ -134,13 +135,13 @@ class Events:
             | {page.history: [(thumbnail(kept.path), kept.path.stem) for kept in session.entries]}
         )
 
-    def stop(self, request: gr.Request) -> None:
+    def stop(self, browser: gr.Request) -> None:
         """Stop the job of this tab that runs, and keep its image."""
-        self._session(request).stop()
+        self._session(browser).stop()
 
-    def select(self, request: gr.Request, selected: gr.SelectData) -> Updates:
+    def select(self, browser: gr.Request, selected: gr.SelectData) -> Updates:
         """Show an image of the history."""
-        session = self._session(request)
+        session = self._session(browser)
         session.shown = int(selected.index)
         entry = session.entries[session.shown]
         made = entry.metadata
@@ -149,9 +150,9 @@ class Events:
         return self._shown(entry) | {self.page.live: view}
 
     def _shown(self, entry: Entry) -> Updates:
-        page, files = self.page, [str(path) for path in entry.order.made_files]
+        page, files = self.page, [str(path) for path in entry.request.made_files]
         return {
-            page.compare: before_and_after(entry.order.photo, entry.path),
+            page.compare: before_and_after(entry.request.photo, entry.path),
             page.command: entry.command(),
             page.snippet: entry.snippet(),
             page.files: gr.File(value=files, visible=bool(files)),
@@ -160,11 +161,11 @@ class Events:
             page.use_shown: gr.Button(interactive=True),
         }
 
-    def use_preset(self, request: gr.Request, name: str) -> Updates:
+    def use_preset(self, browser: gr.Request, name: str) -> Updates:
         """Set the controls to a preset."""
-        return self._use(self._session(request), PRESETS[name])
+        return self._use(self._session(browser), PRESETS[name])
 
-    def use_file(self, request: gr.Request, path: str | None) -> Updates:
+    def use_file(self, browser: gr.Request, path: str | None) -> Updates:
         """Set the controls to the settings inside an image."""
         if path is None:
             return {}
@@ -177,11 +178,11 @@ class Events:
                 self.page.settings_file: None,
                 self.page.live: message_view(message, error=True),
             }
-        return self._use(self._session(request), settings)
+        return self._use(self._session(browser), settings)
 
-    def use_shown(self, request: gr.Request) -> Updates:
+    def use_shown(self, browser: gr.Request) -> Updates:
         """Set the controls to the settings of the image on the page."""
-        session = self._session(request)
+        session = self._session(browser)
         metadata = session.entries[session.shown].metadata
         return self._use(session, reproduce.parse_metadata(metadata))
 
@@ -210,15 +211,15 @@ class Events:
             page.hidden: " ".join(notes),
         }
 
-    def close(self, request: gr.Request) -> None:
+    def close(self, browser: gr.Request) -> None:
         """Forget a tab that was closed."""
-        self.sessions.close(str(request.session_hash))
+        self.sessions.close(str(browser.session_hash))
 
     def _path(self, value: Any) -> str | None:
         return uploaded_path(value, self.sessions.root)
 
-    def _session(self, request: gr.Request) -> Session:
-        return self.sessions[str(request.session_hash)]
+    def _session(self, browser: gr.Request) -> Session:
+        return self.sessions[str(browser.session_hash)]
 
 
 def _refuse(path: str) -> str:

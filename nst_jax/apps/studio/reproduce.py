@@ -18,12 +18,12 @@ __all__ = [
     "option_text",
     "parse_metadata",
     "read_settings",
+    "settings_as_stopped",
     "snippet",
-    "taken_settings",
 ]
 
-# What stands in an image's metadata and is no setting to read back: the file of the weights follows
-# from the model, and the devices and their memory are another machine's.
+# Metadata keys that are not restored as settings: the file of the weights follows from the model,
+# and the devices and their memory are another machine's.
 NOT_READ = ("weights", "devices", "memory_limit", "loss_fn")
 DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
@@ -131,7 +131,7 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
         raise InputError(DAMAGED.format(error)) from error
 
 
-def taken_settings(metadata: Mapping[str, Any]) -> Settings:
+def settings_as_stopped(metadata: Mapping[str, Any]) -> Settings:
     """Return the settings that make the image as it is, also if it was stopped.
 
     A stopped image has the size of the level where it stopped. Its settings take the same steps,

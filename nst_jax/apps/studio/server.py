@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse
 
 from nst_jax.apps.cli.run import enable_compilation_cache
 from nst_jax.apps.studio.connect import connect
-from nst_jax.apps.studio.device import Device
+from nst_jax.apps.studio.job_queue import JobQueue
 from nst_jax.apps.studio.page import CSS, lay_out, theme
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.errors import InputError
@@ -68,11 +68,11 @@ def serve(host: str, port: int, max_upload: int) -> None:
     root = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     lock = FileLock(root / LOCK_NAME)  # The system releases it, however the process ends.
     lock.acquire()
-    device = Device()
+    job_queue = JobQueue()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
-        blocks = make_page(root, device)
+        blocks = make_page(root, job_queue)
         launch(blocks, host, port, max_upload)
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"studio: http://{shown}:{port}  (Ctrl-C ends it)")
@@ -84,7 +84,7 @@ def serve(host: str, port: int, max_upload: int) -> None:
     finally:
         lock.release()
         shutil.rmtree(root, ignore_errors=True)
-        if not device.close(timeout=5):
+        if not job_queue.close(timeout=5):
             # XLA still compiles in its own threads and would crash Python at its end.
             os._exit(0)
 
@@ -98,12 +98,12 @@ def remove_abandoned_folders() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_page(root: Path, device: Device) -> gr.Blocks:
+def make_page(root: Path, job_queue: JobQueue) -> gr.Blocks:
     """Return the page.
 
     Args:
         root: an empty folder for all files of the studio.
-        device: the queue.
+        job_queue: the queue.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     photos, paintings = (_copy_examples(root, names) for names in (PHOTOS, PAINTINGS))
@@ -111,7 +111,7 @@ def make_page(root: Path, device: Device) -> gr.Blocks:
         title="nst_jax studio", analytics_enabled=False, delete_cache=(3600, DAY)
     ) as blocks:
         page = lay_out(photos, paintings)
-        connect(blocks, page, Sessions(root, device), photos, paintings)
+        connect(blocks, page, Sessions(root, job_queue), photos, paintings)
     return blocks.queue(default_concurrency_limit=None, api_open=False)
 
 

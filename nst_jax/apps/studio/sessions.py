@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import PIL.Image
 
 from nst_jax.apps.studio import reproduce
 from nst_jax.apps.studio.choices import Choices, continued
-from nst_jax.apps.studio.device import Device, Run
+from nst_jax.apps.studio.job_queue import JobQueue, QueuedJob
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask, without_folders
 from nst_jax.errors import InputError
 from nst_jax.pipeline import Job, Result, prepare_job
 from nst_jax.settings import Settings
 
-__all__ = ["Entry", "Order", "Session", "Sessions"]
+__all__ = ["Entry", "Request", "Session", "Sessions"]
 
 MAX_ENTRIES: Final = 100
 
 
 @dataclass(frozen=True)
-class Order:
+class Request:
     """What a user asks for: a photo, styles and settings. Images in the settings are paths.
 
     Attributes:
@@ -64,12 +65,12 @@ class Entry:
 
     Attributes:
         path: its PNG, with the settings inside.
-        order: what was asked for.
+        request: what was asked for.
         metadata: `nst_jax.Result.metadata`.
     """
 
     path: Path
-    order: Order
+    request: Request
     metadata: dict[str, Any]
 
     def command(self) -> str:
@@ -81,9 +82,9 @@ class Entry:
         return self._reproduce(reproduce.snippet)
 
     def _reproduce(self, write: Any) -> str:
-        settings = reproduce.taken_settings(self.metadata)
-        styles = [path.name for path in self.order.styles]
-        return write(settings, self.order.photo.name, styles, self.path.name)
+        settings = reproduce.settings_as_stopped(self.metadata)
+        styles = [path.name for path in self.request.styles]
+        return write(settings, self.request.photo.name, styles, self.path.name)
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Session:
         base: the settings that no control shows, of the preset or the image that the user chose.
         entries: its finished images, oldest first.
         shown: the index of the entry on the page.
-        runs: its jobs that are not done.
+        jobs: its jobs that are not done.
         layers: the mask as it was when the user started the newest job.
     """
 
@@ -103,12 +104,12 @@ class Session:
     base: Settings = field(default_factory=Settings)
     entries: list[Entry] = field(default_factory=list)
     shown: int = -1
-    runs: list[Run] = field(default_factory=list)
+    jobs: list[QueuedJob] = field(default_factory=list)
     layers: list[np.ndarray] = field(default_factory=list)
     _files: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def order(
+    def request(
         self,
         photo: str | None,
         styles: Sequence[str | None],
@@ -116,7 +117,8 @@ class Session:
         *,
         fill: bool = False,
         continuing: bool = False,
-    ) -> Order:
+        keep_mask: bool = True,
+    ) -> Request:
         """Return what the page asks for.
 
         Args:
@@ -125,6 +127,7 @@ class Session:
             choices: the values of the controls.
             fill: as in `paint_mask`.
             continuing: whether to start from the image on the page.
+            keep_mask: whether to write the mask as a file, which the user gets with the image.
 
         Raises:
             InputError: an image is missing or unusable, or a choice is out of range.
@@ -139,14 +142,8 @@ class Session:
             check_image(path)
         files: dict[str, Any] = {}
         if mask := paint_mask(self.layers, shape, len(paths), fill=fill):
-            path = self.new_file("mask")
-            try:
-                mask.save(path)
-            except OSError as error:
-                raise InputError(
-                    f"the mask cannot be written ({error.strerror}); free some space"
-                ) from error
-            files = {"masks": [path], "mask_colors": MASK_COLORS[: len(paths)]}
+            masks = [self._save_mask(mask) if keep_mask else mask]
+            files = {"masks": masks, "mask_colors": MASK_COLORS[: len(paths)]}
         settings = choices.settings(self.base, **files)
         if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
             raise InputError(f"init is {str(settings.init)!r}; choose a preset to start afresh")
@@ -156,7 +153,17 @@ class Session:
             entry = self.entries[self.shown]
             size = max(entry.metadata["width"], entry.metadata["height"])
             settings = continued(settings, shape, entry.path, size)
-        return Order(Path(photo), paths, settings)
+        return Request(Path(photo), paths, settings)
+
+    def _save_mask(self, mask: PIL.Image.Image) -> Path:
+        path = self.new_file("mask")
+        try:
+            mask.save(path)
+        except OSError as error:
+            raise InputError(
+                f"the mask cannot be written ({error.strerror}); free some space"
+            ) from error
+        return path
 
     def new_file(self, stem: str) -> Path:
         """Return the name of a new file."""
@@ -164,7 +171,7 @@ class Session:
             self._files += 1
             return self.folder / f"{stem}-{self._files}.png"
 
-    def keep(self, order: Order, result: Result) -> Entry:
+    def keep(self, request: Request, result: Result) -> Entry:
         """Save an image and show it. The oldest image goes when there are too many.
 
         Raises:
@@ -176,7 +183,7 @@ class Session:
         except InputError as error:
             message = without_folders(str(error), [path, self.folder])
             raise InputError(message) from error
-        entry = Entry(path, order, result.metadata)
+        entry = Entry(path, request, result.metadata)
         with self._lock:
             self.entries.append(entry)
             for old in self.entries[:-MAX_ENTRIES]:
@@ -187,17 +194,17 @@ class Session:
 
     def stop(self) -> None:
         """Stop the job that runs, or else the first that waits."""
-        for run in self.runs:
-            if not run.stopping:
-                run.stop()
+        for job in self.jobs:
+            if not job.stopping:
+                job.stop()
                 return
 
 
 class Sessions:
-    """The tabs, by the session's name, and the device that they share."""
+    """The tabs, by the session's name, and the queue that they share."""
 
-    def __init__(self, root: Path, device: Device) -> None:
-        self.root, self.device = root, device
+    def __init__(self, root: Path, job_queue: JobQueue) -> None:
+        self.root, self.job_queue = root, job_queue
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -214,17 +221,17 @@ class Sessions:
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is not None:
-            for run in session.runs:
-                run.stop()
+            for job in session.jobs:
+                job.stop()
             shutil.rmtree(session.folder, ignore_errors=True)
 
-    def submit(self, session: Session, order: Order) -> Run:
+    def submit(self, session: Session, request: Request) -> QueuedJob:
         """Queue a job.
 
         Raises:
             InputError: too many jobs wait.
         """
-        run = Run(order.job)
-        self.device.submit(run)
-        session.runs.append(run)
-        return run
+        job = QueuedJob(request.job)
+        self.job_queue.submit(job)
+        session.jobs.append(job)
+        return job

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from nst_jax.errors import DivergedError, OutOfMemoryError
 from nst_jax.pipeline import Job, Progress, Result, run
-from nst_jax.pipeline.levels import PyramidLevel
+from nst_jax.pipeline.levels import LevelSpec
 
 __all__ = ["Update", "seconds_left", "stream"]
 
@@ -41,7 +41,7 @@ class Update:
     step: int
     num_steps: int
     level: int
-    levels: list[PyramidLevel]
+    levels: list[LevelSpec]
     losses: np.ndarray
     sizes: np.ndarray
     seconds_left: float | None
@@ -97,7 +97,7 @@ def _update(job: Job, progress: Progress, seconds_before: float) -> Update:
 
 
 def seconds_left(
-    levels: Sequence[PyramidLevel], level: int, steps_at_level: int, seconds_per_step: float
+    levels: Sequence[LevelSpec], level: int, steps_at_level: int, seconds_per_step: float
 ) -> float:
     """Estimate the time of the steps that are left. A step's time grows with the pixels.
 

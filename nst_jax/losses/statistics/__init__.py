@@ -4,7 +4,7 @@
 measured piece by piece, which tiling relies on.
 """
 
-from nst_jax.losses.statistics.base import StyleStatistic
+from nst_jax.losses.statistics.base import StyleStatistic, check_statistic
 from nst_jax.losses.statistics.gram import (
     Gram,
     gram,
@@ -24,6 +24,7 @@ __all__ = [
     "SlicedWasserstein",
     "StyleStatistic",
     "WeightedSum",
+    "check_statistic",
     "gaussian_wasserstein",
     "gram",
     "is_stochastic",

@@ -4,7 +4,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-__all__ = ["StyleStatistic"]
+from nst_jax.errors import InputError, short_repr
+
+__all__ = ["StyleStatistic", "check_statistic"]
 
 
 @runtime_checkable
@@ -53,3 +55,35 @@ class StyleStatistic(Protocol):
     def distance(self, measured: Any, target: Any) -> Float[Array, ""]:
         """Compare what `measure` returned for the image and for the style."""
         ...
+
+
+def check_statistic(statistic: Any) -> None:
+    """Refuse what is no `StyleStatistic`.
+
+    Raises:
+        InputError: it is a class, lacks a method or ``additive``, or cannot be hashed.
+
+    >>> from nst_jax.losses import Gram
+    >>> check_statistic(Gram)
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: the style statistic is the class Gram; give an instance, Gram()
+    """
+    if isinstance(statistic, type):
+        name = statistic.__name__
+        raise InputError(f"the style statistic is the class {name}; give an instance, {name}()")
+    text = short_repr(statistic)
+    for method in ("measure", "distance"):
+        if not callable(getattr(statistic, method, None)):
+            raise InputError(f"the style statistic {text} has no method {method}; define it")
+    if not isinstance(getattr(statistic, "additive", None), bool):
+        raise InputError(
+            f"the style statistic {text} does not say whether it is additive; set additive to True "
+            "if measure returns sums over positions, otherwise to False"
+        )
+    try:
+        hash(statistic)
+    except TypeError:
+        raise InputError(
+            f"the style statistic {text} cannot be hashed; make its class a frozen dataclass with "
+            "hashable fields"
+        ) from None

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax._types import Normalization, StyleLossName
-from nst_jax.errors import InputError
-from nst_jax.losses.statistics.base import StyleStatistic
+from nst_jax.errors import InputError, short_repr
+from nst_jax.losses.statistics.base import StyleStatistic, check_statistic
 from nst_jax.losses.statistics.gram import Gram
 from nst_jax.losses.statistics.moments import Moments
 from nst_jax.losses.statistics.nearest import NearestNeighbor
@@ -29,6 +29,9 @@ class WeightedSum:
     Attributes:
         parts: pairs of a statistic and its weight.
 
+    Raises:
+        InputError: they are no such pairs.
+
     >>> from nst_jax.losses.statistics import Gram, SlicedWasserstein
     >>> both = WeightedSum(((Gram(), 1.0), (SlicedWasserstein(), 0.5)))
     >>> both.additive, both.stochastic
@@ -36,6 +39,20 @@ class WeightedSum:
     """
 
     parts: tuple[tuple[StyleStatistic, float], ...]
+
+    def __post_init__(self) -> None:
+        """Check the pairs."""
+        try:
+            statistics = [statistic for statistic, weight in self.parts if float(weight) >= 0]
+            if len(statistics) < len(self.parts) or not statistics:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise InputError(
+                f"parts is {short_repr(self.parts)}; give pairs of a statistic and its weight, a "
+                "number from 0 up"
+            ) from None
+        for statistic in statistics:
+            check_statistic(statistic)
 
     @property
     def additive(self) -> bool:
@@ -95,7 +112,8 @@ def make_statistic(
     ``normalization`` is that of Gram matrices; the others are always relative.
 
     Raises:
-        InputError: there is no statistic of that name, or no name at all.
+        InputError: there is no statistic of that name, or no name at all; or as in
+            `check_statistic`.
 
     >>> make_statistic("gram")
     Gram(normalization='target_energy')
@@ -111,6 +129,7 @@ def make_statistic(
         return Gram(normalization)
     by_name = {"moments": Moments, "sliced": SlicedWasserstein, "nearest": NearestNeighbor}
     if not isinstance(style_loss, str):
+        check_statistic(style_loss)
         return style_loss
     if style_loss not in by_name:
         choices = ", ".join(get_args(StyleLossName))

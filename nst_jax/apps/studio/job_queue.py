@@ -10,7 +10,7 @@ from nst_jax.apps.studio.stream import Update, stream
 from nst_jax.errors import DivergedError, InputError, is_out_of_memory
 from nst_jax.pipeline import Job
 
-__all__ = ["Device", "Run"]
+__all__ = ["JobQueue", "QueuedJob"]
 
 MAX_WAITING: Final = 20
 POLL_SECONDS: Final = 0.5
@@ -18,7 +18,7 @@ POLL_SECONDS: Final = 0.5
 log = logging.getLogger("nst_jax")
 
 
-class Run:
+class QueuedJob:
     """One job in the queue, and the newest update of it.
 
     Args:
@@ -68,33 +68,33 @@ class Run:
             self._changed.notify_all()
 
     def finish(self, error: str = "") -> None:
-        """End the run, with the reason if there was an error."""
+        """End the job, with the reason if there was an error."""
         with self._changed:
             self.done, self.error = True, error
             self._changed.notify_all()
 
 
-class Device:
+class JobQueue:
     """Runs jobs one after another on a thread of its own, so that no closed tab can hold it."""
 
     def __init__(self) -> None:
-        self._runs: deque[Run] = deque()
-        self._warm_up: Run | None = None
+        self._jobs: deque[QueuedJob] = deque()
+        self._warm_up: QueuedJob | None = None
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="nst-jax-device", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="nst-jax-jobs", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Run) -> None:
+    def submit(self, job: QueuedJob) -> None:
         """Append a job.
 
         Raises:
             InputError: too many jobs wait.
         """
         with self._changed:
-            if len(self._runs) > MAX_WAITING:
+            if len(self._jobs) > MAX_WAITING:
                 raise InputError(f"{MAX_WAITING} images wait already; try again when one is done")
-            self._runs.append(run)
+            self._jobs.append(job)
             self._changed.notify_all()
 
     def warm_up(self, prepare: Callable[[], Job]) -> None:
@@ -103,20 +103,20 @@ class Device:
         It replaces a job for which this was asked before and that has not begun.
         """
         with self._changed:
-            self._warm_up = Run(prepare, first_chunk_only=True)
+            self._warm_up = QueuedJob(prepare, first_chunk_only=True)
             self._changed.notify_all()
 
-    def ahead(self, run: Run) -> int:
+    def ahead(self, job: QueuedJob) -> int:
         """Return how many jobs come before this one; 0 if it runs or is done."""
         with self._changed:
-            return self._runs.index(run) if run in self._runs else 0
+            return self._jobs.index(job) if job in self._jobs else 0
 
     def close(self, timeout: float | None = None) -> bool:
         """Stop all jobs and end the thread; return whether it ended in time."""
         with self._changed:
             self._closed = True
-            for run in self._runs:
-                run.stop()
+            for job in self._jobs:
+                job.stop()
             self._changed.notify_all()
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -124,28 +124,28 @@ class Device:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._runs or self._warm_up or self._closed)
-                if self._runs:
-                    run = self._runs[0]
+                self._changed.wait_for(lambda: self._jobs or self._warm_up or self._closed)
+                if self._jobs:
+                    job = self._jobs[0]
                 elif self._closed:
                     return
                 else:
                     assert self._warm_up is not None
-                    run, self._warm_up = self._warm_up, None
-            error = _execute(run)
+                    job, self._warm_up = self._warm_up, None
+            error = _execute(job)
             with self._changed:
-                if self._runs and self._runs[0] is run:
-                    self._runs.popleft()
-            run.finish(error)
+                if self._jobs and self._jobs[0] is job:
+                    self._jobs.popleft()
+            job.finish(error)
 
 
-def _execute(run: Run) -> str:
+def _execute(job: QueuedJob) -> str:
     """Run a job to its end and return the error, if there was one, in one line."""
-    if run.stopping:
+    if job.stopping:
         return ""
     try:
-        for update in stream(run.prepare(), lambda: run.stopping or run.first_chunk_only):
-            run.publish(update)
+        for update in stream(job.prepare(), lambda: job.stopping or job.first_chunk_only):
+            job.publish(update)
             if update.error:
                 return update.error
     except (InputError, DivergedError) as error:
