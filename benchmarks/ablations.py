@@ -36,7 +36,7 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from nst_jax import VGG, LossWeights, loss, make_targets, stylize, weights
-from nst_jax.models.kernels.conv3x3 import conv3x3
+from nst_jax.networks.kernels.conv3x3 import conv3x3
 from nst_jax.optimize import reflect
 
 STYLES: Final = ("swirls", "mosaic", "ink")

@@ -29,9 +29,9 @@ from compare.workload import LAYERS, MODEL, Job, conv_flops, side, step_flops, u
 from reporting import number, table
 
 from nst_jax import VGG
-from nst_jax.models.architectures import conv_shape
-from nst_jax.models.kernels.conv3x3 import conv3x3
-from nst_jax.models.vgg import layer_names
+from nst_jax.networks.architectures import conv_shape
+from nst_jax.networks.kernels.conv3x3 import conv3x3
+from nst_jax.networks.vgg import layer_names
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
 
     from nst_jax.images import ImageSource
     from nst_jax.losses import StyleStatistic
-    from nst_jax.models.architectures import Params
-    from nst_jax.models.weights import Weights
+    from nst_jax.networks.architectures import Params
+    from nst_jax.networks.weights import Weights
     from nst_jax.optimize import LossFn
 
 __all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "SettingsOverrides", "override", "parse_bytes"]

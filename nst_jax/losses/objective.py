@@ -20,9 +20,9 @@ from nst_jax._types import Normalization, Padding, Pooling
 from nst_jax.errors import InputError
 from nst_jax.losses import terms
 from nst_jax.losses.statistics import Gram, StyleStatistic, is_stochastic
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.kernels.dtypes import at_least_float32
-from nst_jax.models.vgg import VGG, Params, check_image
+from nst_jax.networks.architectures import num_poolings
+from nst_jax.networks.kernels.dtypes import at_least_float32
+from nst_jax.networks.vgg import VGG, Params, check_image
 
 __all__ = [
     "ImageStatistics",

@@ -3,7 +3,7 @@
 XLA's partitioner divides the work: it exchanges one row with each neighbor before a convolution and
 sums the Gram matrices. It does so only where the rows of every layer divide evenly. So images of
 other heights are padded, and the features of rows outside of the image are zero, as they are for
-tiles (`nst_jax.models.PatchWindow`). Value and gradient are those of `nst_jax.loss`, up to
+tiles (`nst_jax.networks.PatchWindow`). Value and gradient are those of `nst_jax.loss`, up to
 rounding.
 
 A mesh has the axes `IMAGES` and `ROWS`. The first divides the images of a batch, the second the
@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image
+from nst_jax.networks.architectures import num_poolings
+from nst_jax.networks.vgg import VGG, Params, PatchWindow, check_image
 from nst_jax.optimize import State, spans_processes
 from nst_jax.partitioning.tiling import MAX_STRIDE, round_up
 
@@ -97,14 +97,14 @@ def _divisors(number: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ShardedVGG:
-    """A `nst_jax.models.VGG` whose features are divided over the rows of a mesh; same calls.
+    """A `nst_jax.networks.VGG` whose features are divided over the rows of a mesh; same calls.
 
     Attributes:
         network: the network.
         mesh: has the axis `ROWS`, with axes of the type Auto.
 
     Raises:
-        InputError: as in `nst_jax.models.VGG`; or the mesh has no axis `ROWS`.
+        InputError: as in `nst_jax.networks.VGG`; or the mesh has no axis `ROWS`.
 
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
@@ -122,7 +122,7 @@ class ShardedVGG:
     def __call__(
         self, image: Float[Array, "h w 3"], layers: Sequence[str]
     ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-        """Compute the features of one image; see `nst_jax.models.VGG`."""
+        """Compute the features of one image; see `nst_jax.networks.VGG`."""
         check_image(image)
         height, width, _ = image.shape
         rows = round_up(height, MAX_STRIDE * _axis_size(self.mesh, ROWS))

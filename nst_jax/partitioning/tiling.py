@@ -11,8 +11,8 @@ on to its pixels. Reverse mode makes that second pass of a scan over a checkpoin
 is no hand-written derivative here.
 
 Positions outside the image are zero in every layer, as the network's own padding is
-(`nst_jax.models.PatchWindow`). Tiles and halos are multiples of the poolings' strides, so that each
-2×2 window is one of the whole image's.
+(`nst_jax.networks.PatchWindow`). Tiles and halos are multiples of the poolings' strides, so that
+each 2×2 window is one of the whole image's.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,8 +30,8 @@ from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
 from nst_jax.losses.statistics import StyleStatistic
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image, receptive_radius
+from nst_jax.networks.architectures import num_poolings
+from nst_jax.networks.vgg import VGG, Params, PatchWindow, check_image, receptive_radius
 
 __all__ = ["tiled_features", "tiled_loss", "tiled_loss_fn", "tiled_style_targets"]
 
@@ -123,7 +123,7 @@ def tiled_features(
     """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`.
 
     Raises:
-        InputError: as in `nst_jax.models.VGG`; or the tile is no multiple of 16.
+        InputError: as in `nst_jax.networks.VGG`; or the tile is no multiple of 16.
 
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights

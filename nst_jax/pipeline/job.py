@@ -22,9 +22,9 @@ from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights, StyleStatistic
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.losses.statistics import is_stochastic, make_statistic
-from nst_jax.models import prepare_params
-from nst_jax.models import weights as weight_files
-from nst_jax.models.vgg import Params
+from nst_jax.networks import prepare_params
+from nst_jax.networks import weights as weight_files
+from nst_jax.networks.vgg import Params
 from nst_jax.optimize import Optimizer, State, has_line_search, init_state, pyramid_lbfgs
 from nst_jax.partitioning import make_mesh, replicate
 from nst_jax.pipeline.descriptions import describe_callable

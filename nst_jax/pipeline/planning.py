@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from nst_jax.errors import MemoryLimitError
 from nst_jax.losses import LossWeights, Targets, loss
-from nst_jax.models.vgg import Params
+from nst_jax.networks.vgg import Params
 from nst_jax.optimize import LossFn, chunk_call, has_line_search
 from nst_jax.partitioning import sharded_loss_fn, tiled_loss_fn
 from nst_jax.pipeline.job import Job

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32
 from nst_jax import images
 from nst_jax.losses import StyleStatistic, Targets
 from nst_jax.losses.objective import combine_targets, style_targets
-from nst_jax.models.vgg import VGG, Params
+from nst_jax.networks.vgg import VGG, Params
 from nst_jax.partitioning import (
     ShardedVGG,
     replicate,

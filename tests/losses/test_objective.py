@@ -15,7 +15,7 @@ from losses.channel_statistics import ChannelMax, ChannelMean
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets, loss, make_targets
-from nst_jax.models.vgg import VGG
+from nst_jax.networks.vgg import VGG
 
 CONTENT_LAYERS = {"conv3_1": 0.3, "conv4_1": 1.0}
 STYLE_LAYERS = {"relu1_1": 0.5, "relu2_1": 0.2, "conv3_2": 1.5, "relu4_1": 1.0}

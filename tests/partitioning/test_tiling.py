@@ -13,8 +13,8 @@ from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets, loss
 from nst_jax.losses.statistics import Gram
-from nst_jax.models.architectures import conv_names, num_poolings
-from nst_jax.models.vgg import VGG, PatchWindow, receptive_radius
+from nst_jax.networks.architectures import conv_names, num_poolings
+from nst_jax.networks.vgg import VGG, PatchWindow, receptive_radius
 from nst_jax.optimize import minimize
 from nst_jax.partitioning import tiling
 from nst_jax.partitioning.tiling import tiled_loss, tiled_loss_fn, tiled_style_targets

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nst_jax import run, stylize
-from nst_jax.models.weights import bundled_path, load
+from nst_jax.networks.weights import bundled_path, load
 from nst_jax.pipeline import planning
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.memory import compile_within_limit, required_bytes

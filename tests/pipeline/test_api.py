@@ -14,7 +14,7 @@ import nst_jax
 from nst_jax import InputError, Settings, reconstruct_content, stylize, synthesize_texture
 from nst_jax.images import read, read_metadata, resize
 from nst_jax.losses.statistics import gram
-from nst_jax.models.weights import bundled_path
+from nst_jax.networks.weights import bundled_path
 
 SHAPE = (36, 48)
 
