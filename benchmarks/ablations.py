@@ -134,7 +134,7 @@ def pooling(params: Any, size: int, steps: int) -> str:
 
     @partial(jax.jit, static_argnums=2)
     def rms(params: Any, image: jax.Array, pooling: Any) -> jax.Array:
-        features = VGG(params, pooling=pooling)(image, layers)
+        features = VGG(pooling).features(params, image, layers)
         return jnp.stack([jnp.sqrt(jnp.square(features[name]).mean()) for name in layers])
 
     rows = []

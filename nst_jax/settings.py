@@ -17,16 +17,17 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
 
     import optax
     from jax.sharding import Mesh
+    from jaxtyping import PyTree
 
     from nst_jax.images import ImageSource
     from nst_jax.losses import StyleStatistic
-    from nst_jax.networks.architectures import Params
+    from nst_jax.networks.protocol import Network
     from nst_jax.networks.weights import Weights
     from nst_jax.optimize import LossFn
 
 __all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "SettingsOverrides", "override", "parse_bytes"]
 
-MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels.
+MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels; other networks may need more.
 MAX_SIZE: Final = 2**17
 MAX_STEPS: Final = 1_000_000
 MAX_WEIGHT: Final = 1e30  # float32 ends at 3.4e38.
@@ -68,9 +69,9 @@ class Settings:
         normalization: ``target_energy`` divides each layer's loss by the energy of its target, so
             that weights mean the same at every size and for every network. ``none`` uses the
             paper's raw sums.
-        pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
-            activations have the size that max pooling gives them.
-        padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
+        pooling: VGG's pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are
+            scaled so that activations have the size that max pooling gives them.
+        padding: border of VGG's first convolution: ``replicate`` or ``same`` (zeros).
         optimizer: ``lbfgs`` (`nst_jax.optimize.pyramid_lbfgs`), ``adam``, any Optax
             transformation, or ``auto``: Adam for a style loss that draws random features, whose
             changes from step to step a line search cannot follow, and L-BFGS for the others.
@@ -84,6 +85,9 @@ class Settings:
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
         weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
+        network: a network of your own (`nst_jax.networks.Network`), with its parameters in
+            ``weights`` and its layers in ``content_layers`` and ``style_layers``. None means VGG,
+            to which ``model``, ``pooling`` and ``padding`` belong.
         style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
             (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of
             your own (`nst_jax.losses.StyleStatistic`).
@@ -137,7 +141,8 @@ class Settings:
     init: ImageSource = "content"
     seed: int = 0
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
-    weights: Path | str | Weights | Params | None = None
+    weights: Path | str | Weights | PyTree | None = None
+    network: Network | None = None
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic = "gram"
     loss_fn: LossFn | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -160,6 +165,7 @@ class Settings:
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
+        _check_network(self)
         _check_optimizer(self.optimizer)
         if self.loss_fn is not None and not callable(self.loss_fn):
             raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
@@ -206,7 +212,8 @@ class SettingsOverrides(TypedDict, total=False):
     init: ImageSource
     seed: int
     model: Literal["auto", "vgg19", "vgg16"]
-    weights: Path | str | Weights | Params | None
+    weights: Path | str | Weights | PyTree | None
+    network: Network | None
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic
     loss_fn: LossFn | None
     dtype: Literal["auto", "float32", "bfloat16"]
@@ -291,6 +298,27 @@ def _style_loss(style_loss: Any) -> Any:
         f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, or several of them "
         "with weights"
     )
+
+
+def _check_network(settings: Settings) -> None:
+    network = settings.network
+    if network is None:
+        return
+    parts = ("features", "grid", "stride", "receptive_radius", "min_size", "prepare")
+    if isinstance(network, type) or not all(hasattr(network, part) for part in parts):
+        raise InputError(
+            f"network is {short_repr(network)}; give an object with {', '.join(parts)} "
+            "(nst_jax.networks.Network)"
+        )
+    try:
+        hash(network)
+    except TypeError as error:
+        raise InputError(
+            f"network is {short_repr(network)}, which has no hash; make it a frozen dataclass of "
+            "numbers, texts and tuples"
+        ) from error
+    if (settings.pooling, settings.padding) != ("max", "replicate"):
+        raise InputError("pooling and padding are VGG's and a network is given; leave them out")
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -41,6 +41,7 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.losses.terms",
     "nst_jax.networks.kernels",
     "nst_jax.networks.layers",
+    "nst_jax.networks.protocol",
     "nst_jax.networks.vgg",
     "nst_jax.partitioning.sharding",
     "nst_jax.partitioning.tiling",

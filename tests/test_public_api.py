@@ -80,6 +80,7 @@ SHOWN_BY = {  # what a function returns is in the example of the function
     "BatchItem": "stylize_folder",
     "Chunk": "optimize_chunks",
     "Job": "prepare_job",
+    "LoadedParams": "load_params",
     "MinimizeResult": "minimize",
     "Progress": "run",
     "Result": "stylize",

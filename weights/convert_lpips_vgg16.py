@@ -93,7 +93,8 @@ def measure(exact: Params, half: Params) -> None:
 
     photo = jnp.asarray(astronaut(), jnp.float32) / 255
     layers = [f"relu{block}_1" for block in range(1, 6)]
-    expected, actual = (VGG(params, padding="same")(photo, layers) for params in (exact, half))
+    vgg = VGG(padding="same")
+    expected, actual = (vgg.features(params, photo, layers) for params in (exact, half))
     for layer in layers:
         error = jnp.abs(actual[layer] - expected[layer])
         relative_max = error.max() / jnp.abs(expected[layer]).max()

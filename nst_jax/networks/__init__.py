@@ -1,49 +1,44 @@
-"""The networks: VGG16 and VGG19, their kernels, and the files that hold their parameters.
+"""The networks: what a network is, VGG16 and VGG19, their kernels and their weight files.
 
-`VGG` computes features, `prepare_params` makes its parameters fast on this device, and
+`Network` is what the losses and the pipeline know of a network. `VGG` is the one that comes with
+the package: `prepare_params` makes its parameters fast on this device, and
 `nst_jax.networks.weights` reads, verifies and downloads weight files without importing JAX.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nst_jax.networks.architectures import Params, conv_names, num_poolings
+from nst_jax.networks.architectures import Params, conv_names, layer_names, num_poolings
 
 if TYPE_CHECKING:
-    from nst_jax.networks.prepare import prepare_params, resolve_dtype
-    from nst_jax.networks.vgg import (
-        VGG,
-        PatchWindow,
-        check_layers,
-        detect_model,
-        layer_names,
-        receptive_radius,
-    )
+    from nst_jax.networks.device import resolve_dtype
+    from nst_jax.networks.load import LoadedParams, default_network, load_params
+    from nst_jax.networks.prepare import prepare_params
+    from nst_jax.networks.protocol import Network, PatchWindow, zero_outside
+    from nst_jax.networks.vgg import VGG
 
 __all__ = [
     "VGG",
+    "LoadedParams",
+    "Network",
     "Params",
     "PatchWindow",
-    "check_layers",
     "conv_names",
-    "detect_model",
+    "default_network",
     "layer_names",
+    "load_params",
     "num_poolings",
     "prepare_params",
-    "receptive_radius",
     "resolve_dtype",
+    "zero_outside",
 ]
 
 _EXPORTS = {
-    "prepare": ("prepare_params", "resolve_dtype"),
-    "vgg": (
-        "VGG",
-        "PatchWindow",
-        "check_layers",
-        "detect_model",
-        "layer_names",
-        "receptive_radius",
-    ),
+    "device": ("resolve_dtype",),
+    "load": ("LoadedParams", "default_network", "load_params"),
+    "prepare": ("prepare_params",),
+    "protocol": ("Network", "PatchWindow", "zero_outside"),
+    "vgg": ("VGG",),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

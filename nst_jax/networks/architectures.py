@@ -5,16 +5,26 @@ ReLU. A 2×2 pooling separates two blocks. This module does not import JAX.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from nst_jax._types import ModelName
 from nst_jax.errors import InputError
 
-__all__ = ["BLOCK_WIDTHS", "CONVS_PER_BLOCK", "Params", "conv_names", "conv_shape", "num_poolings"]
+__all__ = [
+    "BLOCK_WIDTHS",
+    "CONVS_PER_BLOCK",
+    "Params",
+    "conv_names",
+    "conv_shape",
+    "detect_model",
+    "layer_names",
+    "num_poolings",
+    "required_convs",
+]
 
 Params = Mapping[str, Mapping[str, Any]]
-"""The network parameters: ``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``."""
+"""The parameters of VGG: ``{"input": {"mean", "std"}, "conv1_1": {"kernel", "bias"}, …}``."""
 
 BLOCK_WIDTHS: Final = (64, 128, 256, 512, 512)
 """Number of filters of every convolution in blocks 1 to 5, the same in both models."""
@@ -70,3 +80,54 @@ def num_poolings(layer: str) -> int:
     if match is None:
         raise InputError(f"unknown layer {layer!r}; give a name such as conv4_2 or relu4_2")
     return int(match[1]) - 1
+
+
+def required_convs(model: ModelName, layers: Sequence[str]) -> tuple[str, ...]:
+    """Names of the convolutions of ``model`` up to the deepest of ``layers``.
+
+    >>> required_convs("vgg16", ["relu2_1", "conv1_1"])
+    ('conv1_1', 'conv1_2', 'conv2_1')
+    >>> required_convs("vgg16", ["relu4_4"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nst_jax.errors.InputError: unknown layer 'relu4_4': vgg16 has convB_I and reluB_I with ...
+
+    Raises:
+        InputError: the model lacks one of the layers.
+    """
+    known = layer_names(model)
+    if unknown := [layer for layer in layers if layer not in known]:
+        raise InputError(
+            f"unknown layer {unknown[0]!r}: {model} has convB_I and reluB_I with B from 1 to 5 and "
+            f"I up to {', '.join(map(str, CONVS_PER_BLOCK[model]))} in blocks 1 to 5"
+        )
+    names = conv_names(model)
+    depths = [names.index(layer.replace("relu", "conv")) + 1 for layer in layers]
+    return names[: max(depths, default=0)]
+
+
+def detect_model(params: Params) -> ModelName:
+    """Return the model whose layers ``params`` holds.
+
+    Raises:
+        InputError: the layers are of neither model.
+
+    >>> from nst_jax import weights
+    >>> detect_model(weights.load_pretrained("vgg16").params)
+    'vgg16'
+    """
+    layers = set(params) - {"input"}
+    for model in CONVS_PER_BLOCK:
+        if layers == set(conv_names(model)):
+            return model
+    raise InputError(f"the parameters hold {len(layers)} layers, neither VGG16's 13 nor VGG19's 16")
+
+
+def layer_names(model: ModelName) -> tuple[str, ...]:
+    """Names of all layers whose features `VGG` can return, shallowest first.
+
+    >>> layer_names("vgg16")[:4]
+    ('conv1_1', 'relu1_1', 'conv1_2', 'relu1_2')
+    """
+    return tuple(
+        name for conv in conv_names(model) for name in (conv, conv.replace("conv", "relu"))
+    )

@@ -1,21 +1,19 @@
-"""Network parameters as this device computes fastest with them: their dtype and kernel form."""
+"""VGG's parameters as this device computes fastest with them: their dtype and kernel form."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 
 from nst_jax.errors import InputError
-from nst_jax.networks.architectures import Params, conv_names
+from nst_jax.networks.architectures import Params, conv_names, detect_model, required_convs
+from nst_jax.networks.device import cpu_has, resolve_dtype
 from nst_jax.networks.kernels.conv3x3 import DirectKernel, PreparedKernel
 from nst_jax.networks.kernels.winograd import transform_kernel
-from nst_jax.networks.vgg import detect_model, required_convs
+from nst_jax.networks.protocol import check_layer_list
 
-__all__ = ["prepare_params", "resolve_dtype"]
-
-DtypeName = Literal["auto", "float32", "bfloat16"]
+__all__ = ["prepare_params"]
 
 WINOGRAD_MIN_CHANNELS: Final = 128
 """Winograd's convolution is faster on CPU with at least so many input and output channels. With 64
@@ -25,7 +23,7 @@ it gains nothing; with 512 it takes a third to half of the time (``docs/performa
 def prepare_params(
     params: Params, dtype: str = "auto", layers: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Put network parameters on the device, in the dtype and form that it is fastest with.
+    """Put VGG's parameters on the device, in the dtype and form that it is fastest with.
 
     On CPU the kernels of the deep layers become a
     `nst_jax.networks.kernels.winograd.WinogradKernel`, which takes a third off the time of a step.
@@ -58,8 +56,9 @@ def prepare_params(
     >>> params["conv2_1"]["bias"].dtype, params["input"]["mean"].dtype
     (dtype(bfloat16), dtype('float32'))
     """
+    check_layer_list("layers", layers)
     network_dtype = resolve_dtype(dtype)
-    fast_bf16_matmul = network_dtype == jnp.bfloat16 and _cpu_has("amx_bf16")
+    fast_bf16_matmul = network_dtype == jnp.bfloat16 and cpu_has("amx_bf16")
     use_winograd = jax.default_backend() == "cpu" and not fast_bf16_matmul
     model = detect_model(params)
     prepared = {layer: dict(arrays) for layer, arrays in params.items()}
@@ -77,46 +76,3 @@ def prepare_params(
             "bias": jnp.asarray(bias, network_dtype),
         }
     return prepared
-
-
-def resolve_dtype(dtype: str) -> Any:
-    """Turn ``float32``, ``bfloat16`` or ``auto`` into a NumPy dtype.
-
-    ``auto`` is bfloat16 where the hardware multiplies it faster than float32: on TPU, on GPUs
-    (NVIDIA's from compute capability 8.0), and on processors with AMX or the bfloat16 instructions
-    of AVX-512. The losses and the image are
-    float32 in either case.
-
-    Raises:
-        InputError: another name.
-
-    >>> resolve_dtype("float32"), str(resolve_dtype("auto")) in ("float32", "bfloat16")
-    (dtype('float32'), True)
-    """
-    if dtype not in get_args(DtypeName):
-        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(get_args(DtypeName))}")
-    if dtype == "auto":
-        dtype = "bfloat16" if _has_fast_bfloat16(jax.devices()[0]) else "float32"
-    return jnp.dtype(dtype)
-
-
-def _has_fast_bfloat16(device: Any) -> bool:
-    """Whether a JAX device multiplies bfloat16 faster than float32."""
-    if device.platform == "cpu":
-        return _cpu_has("amx_bf16", "avx512_bf16")
-    # XLA computes bfloat16 in float32 on older GPUs of NVIDIA. AMD's have names, not numbers.
-    try:
-        return float(getattr(device, "compute_capability", "")) >= 8.0
-    except ValueError:
-        return True
-
-
-def _cpu_has(*flags: str) -> bool:
-    """Whether the processor has one of ``flags``, in the spelling of Linux's /proc/cpuinfo.
-
-    Linux lists AMX only if it has enabled it.
-    """
-    try:
-        return not set(flags).isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # other systems do not have this file
-        return False

@@ -72,7 +72,7 @@ def test_the_scale_keeps_the_size_of_activations(vgg16, photos):
 
     @partial(jax.jit, static_argnums=2)
     def rms(params, image, pooling):
-        features = VGG(params, pooling=pooling)(image, [f"relu{b}_1" for b in range(2, 6)])
+        features = VGG(pooling).features(params, image, [f"relu{b}_1" for b in range(2, 6)])
         return jnp.stack([jnp.sqrt(jnp.square(x).mean()) for x in features.values()])
 
     log_rms = {

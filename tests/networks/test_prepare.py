@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nst_jax.errors import InputError
-from nst_jax.networks import VGG, conv_names, prepare, prepare_params, resolve_dtype
+from nst_jax.networks import VGG, conv_names, device, prepare, prepare_params, resolve_dtype
 from nst_jax.networks.architectures import conv_shape
 from nst_jax.networks.kernels.winograd import WinogradKernel
 
@@ -20,7 +20,8 @@ def set_cpu_flags(monkeypatch):
     """Return a function that gives the processor these flags and no others."""
 
     def set_flags(*flags):
-        monkeypatch.setattr(prepare, "_cpu_has", lambda *some: not {*some}.isdisjoint(flags))
+        for module in (prepare, device):
+            monkeypatch.setattr(module, "cpu_has", lambda *some: not {*some}.isdisjoint(flags))
 
     return set_flags
 
@@ -103,7 +104,7 @@ def test_features_and_gradient_are_close_to_those_of_loaded_parameters(vgg16, ca
     @jax.jit
     @jax.value_and_grad
     def energy(image, params):
-        features = VGG(params)(image, ["relu1_1", "relu3_1"]).values()
+        features = VGG().features(params, image, ["relu1_1", "relu3_1"]).values()
         return sum(jnp.square(x.astype(jnp.float32)).mean() for x in features)
 
     value, gradient = energy(cat, vgg16)

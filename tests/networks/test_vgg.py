@@ -11,8 +11,8 @@ import torch
 from flax import nnx
 
 from nst_jax.errors import InputError
-from nst_jax.networks import VGG, PatchWindow, conv_names, layer_names, receptive_radius
-from nst_jax.networks.vgg import FrozenParam
+from nst_jax.networks import VGG, PatchWindow, conv_names, layer_names
+from nst_jax.networks.vgg import FrozenParam, VGGModule
 
 
 def relative_error(got, expected):
@@ -37,8 +37,8 @@ def test_every_layer_equals_pytorch(model, pooling, padding, photos, reference_f
     image = np.float32(photos["astronaut"][:366:6, :498:6]) / 255
     with torch.no_grad():
         expected = reference_features(params, torch.from_numpy(image), pooling, padding)
-    network = jax.jit(lambda p, x: VGG(p, pooling=pooling, padding=padding)(x, layer_names(model)))
-    features = network(params, jnp.asarray(image))
+    network = jax.jit(VGG(pooling, padding).features, static_argnums=2)
+    features = network(params, jnp.asarray(image), layer_names(model))
     assert tuple(expected) == layer_names(model)
     errors = {
         layer: relative_error(features[layer].transpose(2, 0, 1), expected[layer])
@@ -49,7 +49,7 @@ def test_every_layer_equals_pytorch(model, pooling, padding, photos, reference_f
 
 def test_the_gradients_reach_image_and_parameters(vgg16, petals, reference_features):
     def energy(params, image):
-        return jnp.square(VGG(params)(image, ["relu3_1"])["relu3_1"]).mean()
+        return jnp.square(VGG().features(params, image, ["relu3_1"])["relu3_1"]).mean()
 
     value, (to_params, to_image) = jax.jit(jax.value_and_grad(energy, (0, 1)))(vgg16, petals)
     image = torch.from_numpy(np.array(petals, np.float64)).requires_grad_()
@@ -63,7 +63,7 @@ def test_the_gradients_reach_image_and_parameters(vgg16, petals, reference_featu
 
 def test_vmap_equals_one_image_at_a_time(vgg16, face, cat):
     def features(params, image):
-        return VGG(params)(image, ["relu3_1"])["relu3_1"]
+        return VGG().features(params, image, ["relu3_1"])["relu3_1"]
 
     images = jnp.stack([face, cat])
     batch = jax.jit(jax.vmap(features, (None, 0)))(vgg16, images)
@@ -73,7 +73,7 @@ def test_vmap_equals_one_image_at_a_time(vgg16, face, cat):
 
 def test_bfloat16_parameters_compute_in_bfloat16(vgg16, face):
     layers = ("conv1_1", "relu3_1", "conv4_1")
-    network = jax.jit(lambda params, image: VGG(params)(image, layers))
+    network = jax.jit(lambda params, image: VGG().features(params, image, layers))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), vgg16)
     features, expected = network(half, face), network(vgg16, face)
     for layer in layers:
@@ -88,13 +88,13 @@ def test_bfloat16_parameters_compute_in_bfloat16(vgg16, face):
 def test_a_patch_has_the_features_of_the_image(vgg16, face, padding):
     """A patch of 32 by 48 pixels that extends 8 rows above and 16 columns left of the image."""
     layers = ("conv1_2", "relu3_1")
-    radius = receptive_radius("vgg16", layers)
-    network = VGG(vgg16, padding=padding)
+    network = VGG(padding=padding)
+    radius = network.receptive_radius(vgg16, layers)
     image = face[:61, :77]
     patch = jnp.pad(image, ((8, 0), (16, 0), (0, 0)), mode="edge")[:32, :48]
     features, expected = (
-        network(patch, layers, PatchWindow(-8, -16, 61, 77)),
-        network(image, layers),
+        network.features(vgg16, patch, layers, PatchWindow(-8, -16, 61, 77)),
+        network.features(vgg16, image, layers),
     )
     for layer, stride in zip(layers, (1, 4), strict=True):
         top, left, correct = 8 // stride, 16 // stride, -(-radius // stride)
@@ -131,17 +131,19 @@ def convolutions(function, *args):
 )
 def test_only_the_requested_layers_are_computed(model, layers, count, petals, request):
     params = request.getfixturevalue(model)
-    assert len(convolutions(lambda p, x: VGG(p)(x, layers), params, petals)) == count
-    assert set(jax.eval_shape(lambda p, x: VGG(p)(x, layers), params, petals)) == set(layers)
+    assert len(convolutions(lambda p, x: VGG().features(p, x, layers), params, petals)) == count
+    assert set(jax.eval_shape(lambda p, x: VGG().features(p, x, layers), params, petals)) == set(
+        layers
+    )
 
 
 def test_parameters_are_arguments_of_the_traced_function(vgg16, petals):
-    jaxpr = jax.make_jaxpr(lambda p, x: VGG(p)(x, ["relu3_1"]))(vgg16, petals)
+    jaxpr = jax.make_jaxpr(lambda p, x: VGG().features(p, x, ["relu3_1"]))(vgg16, petals)
     assert sum(np.size(constant) for constant in jaxpr.consts) < 100
 
 
 def test_no_parameter_is_trainable(vgg19):
-    network = VGG(vgg19)
+    network = VGGModule(vgg19, "max", "replicate")
     assert not jax.tree.leaves(nnx.state(network, nnx.Param))
     assert len(jax.tree.leaves(nnx.state(network, FrozenParam))) == len(jax.tree.leaves(vgg19))
 
@@ -160,19 +162,21 @@ assert "jax" in sys.modules
 @pytest.mark.parametrize("layer", ["relu6_1", "conv3_4", "pool1", "relu1", ""])
 def test_unknown_layers_are_refused(vgg16, petals, layer):
     with pytest.raises(InputError, match=f"unknown layer '{layer}': vgg16"):
-        VGG(vgg16)(petals, ["relu1_1", layer])
+        VGG().features(vgg16, petals, ["relu1_1", layer])
 
 
 @pytest.mark.parametrize("option", ["pooling", "padding"])
 @pytest.mark.usefixtures("unchecked")
-def test_unknown_options_are_refused(vgg16, option):
+def test_unknown_options_are_refused(option):
     with pytest.raises(InputError, match=f"{option} is 'median'; choose one of"):
-        VGG(vgg16, **{option: "median"})
+        VGG(**{option: "median"})
 
 
 def test_images_too_small_for_a_layer_are_refused(vgg16):
     def features(layer):
-        return jax.eval_shape(lambda x: VGG(vgg16)(x, [layer]), jnp.ones((20, 15, 3)))[layer]
+        return jax.eval_shape(lambda x: VGG().features(vgg16, x, [layer]), jnp.ones((20, 15, 3)))[
+            layer
+        ]
 
     assert features("conv4_3").shape == (2, 1, 512)
     with pytest.raises(InputError, match="15x20 pixels is too small for conv5_1, which needs 16"):
@@ -180,11 +184,11 @@ def test_images_too_small_for_a_layer_are_refused(vgg16):
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])
-def test_parameters_of_another_network_are_refused(vgg16, change):
+def test_parameters_of_another_network_are_refused(vgg16, petals, change):
     params = {name: vgg16[name] for name in ("input", *conv_names("vgg16"))}
     if change == "missing":
         del params["conv5_3"]
     else:
         params["conv3_4"] = params["conv3_3"]
     with pytest.raises(InputError, match="neither VGG16's 13 nor VGG19's 16"):
-        VGG(params)
+        VGG().features(params, petals, ["relu1_1"])

@@ -105,7 +105,7 @@ def leave_at(checkpoint):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Let tiles be smaller than these images."""
-    monkeypatch.setattr(planning, "TILE_SIZES", (None, 32))
+    monkeypatch.setattr(planning, "TILE_SIZES", (32,))
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ def test_a_step_takes_less_memory(vgg16, monkeypatch, dtype, saving):
 
     def temporary_bytes():
         def energy(image, params):  # a new function, because JAX caches traced ones
-            features = [x.reshape(-1, x.shape[2]) for x in VGG(params)(image, LAYERS).values()]
+            features = [
+                x.reshape(-1, x.shape[2]) for x in VGG().features(params, image, LAYERS).values()
+            ]
             return sum(jnp.square((x.T @ x).astype(jnp.float32)).sum() for x in features)
 
         compiled = jax.jit(jax.value_and_grad(energy)).lower(image, params).compile()

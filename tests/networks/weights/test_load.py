@@ -125,7 +125,7 @@ def test_converted_weights_give_the_activations_of_the_framework(framework, mode
 
 @partial(jax.jit, static_argnums=2)
 def run_vgg(params, image, layer):
-    return VGG(params, padding="same")(image, [layer])[layer]
+    return VGG(padding="same").features(params, image, [layer])[layer]
 
 
 def test_torch_dtypes_views_and_parameters(tmp_path):
