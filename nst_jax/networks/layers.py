@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from nst_jax._types import Pooling
 from nst_jax.networks.kernels.dtypes import at_least_float32
 from nst_jax.networks.kernels.noinline import noinline
+from nst_jax.networks.kernels.plain import plain_kernels
 
 __all__ = ["POOL_SCALE", "bias_relu", "pool"]
 
@@ -31,13 +32,17 @@ scikit-image and scikit-learn: the geometric mean of the RMS at relu2_1 … relu
 percent of that with max pooling (``docs/performance.md``)."""
 
 
-@jax.custom_jvp
 def bias_relu(x: Float[Array, "h w n"], bias: Float[Array, " n"]) -> Float[Array, "h w n"]:
     """max(x + bias, 0)."""
+    return jax.nn.relu(x + bias) if plain_kernels() else _bias_relu(x, bias)
+
+
+@jax.custom_jvp
+def _bias_relu(x: Float[Array, "h w n"], bias: Float[Array, " n"]) -> Float[Array, "h w n"]:
     return noinline(_bias_relu_and_mask, x, bias)[0]
 
 
-@bias_relu.defjvp
+@_bias_relu.defjvp
 def _bias_relu_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
     value, mask = noinline(_bias_relu_and_mask, *primals)
     return value, jnp.where(mask, tangents[0] + tangents[1], 0)
@@ -60,6 +65,8 @@ def pool(x: Float[Array, "h w n"], pooling: Pooling) -> Float[Array, "h//2 w//2 
     """
     h, w, _n = x.shape
     x = x[: h // 2 * 2, : w // 2 * 2]
+    if pooling == "max" and plain_kernels():
+        return lax.reduce_window(x, -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), "VALID")
     if pooling == "max":
         return _max_pool(x)
     windows = _windows(x)

@@ -10,6 +10,7 @@ from nst_jax.errors import InputError
 from nst_jax.networks.architectures import Params, conv_names, detect_model, required_convs
 from nst_jax.networks.device import cpu_has, resolve_dtype
 from nst_jax.networks.kernels.conv3x3 import DirectKernel, PreparedKernel
+from nst_jax.networks.kernels.plain import plain_kernels
 from nst_jax.networks.kernels.winograd import transform_kernel
 from nst_jax.networks.protocol import check_layer_list
 
@@ -30,7 +31,7 @@ def prepare_params(
     They stay as they are in bfloat16 on processors with AMX, because those multiply so fast that
     the transforms cost more than they save. Winograd's form adds a rounding error of about 1e-6 of
     a convolution's output in float32, and of 1e-2 in bfloat16, and takes four times the memory of
-    the kernels.
+    the kernels. With ``NST_JAX_PLAIN_KERNELS=1`` in the environment they stay arrays.
 
     Every function of this package takes loaded and prepared parameters alike. Loaded ones support
     every transformation of JAX. Prepared ones support reverse mode (``jax.grad``, ``jax.vjp``, also
@@ -67,7 +68,9 @@ def prepare_params(
         kernel, bias = params[name]["kernel"], params[name]["bias"]
         if isinstance(kernel, PreparedKernel):
             raise InputError("these parameters are prepared already; give the loaded ones")
-        if use_winograd and min(kernel.shape[2:]) >= WINOGRAD_MIN_CHANNELS:
+        if plain_kernels():
+            kernel = jnp.asarray(kernel, network_dtype)
+        elif use_winograd and min(kernel.shape[2:]) >= WINOGRAD_MIN_CHANNELS:
             kernel = transform_kernel(kernel, network_dtype)
         else:
             kernel = DirectKernel(jnp.asarray(kernel, network_dtype))

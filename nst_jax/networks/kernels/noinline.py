@@ -12,13 +12,14 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 __all__ = ["noinline"]
 
 
 def noinline(fn: Callable[..., Any], *args: Any) -> Any:
     """Return ``fn(*args)``; on CPU, XLA compiles ``fn`` as a function of its own."""
+    # Here, so that a JAX without this experimental module still has plain kernels.
+    from jax.experimental.xla_metadata import set_xla_metadata
 
     def noinline_fn(*args: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
