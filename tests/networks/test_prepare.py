@@ -92,6 +92,22 @@ def test_auto_is_bfloat16_where_a_device_is_fast_with_it(
     assert resolve_dtype("auto") == expected
 
 
+def test_prepared_parameters_go_through_export(vgg16, cat):
+    params = prepare_params(vgg16, "float32", ["relu3_2"])
+
+    @jax.jit
+    def features(params, image):
+        return VGG().features(params, image, ["relu3_2"])["relu3_2"]
+
+    exported = jax.export.deserialize(jax.export.export(features)(params, cat).serialize())
+    np.testing.assert_array_equal(exported.call(params, cat), features(params, cat))
+
+
+def test_one_layer_without_a_list_is_refused(vgg16):
+    with pytest.raises(InputError, match=r"layers is 'relu3_1'; give a list of layers, such as"):
+        prepare_params(vgg16, "float32", "relu3_1")
+
+
 def test_prepared_parameters_are_not_prepared_again(vgg16):
     with pytest.raises(InputError, match="prepared already"):
         prepare_params(prepare_params(vgg16, "float32"), "float32")

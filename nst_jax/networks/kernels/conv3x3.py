@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jax.custom_derivatives import CustomVJPPrimal, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
@@ -62,6 +62,14 @@ class DirectKernel:
         """The dtype of ``values``."""
         return self.values.dtype
 
+
+for kernel_class in (DirectKernel, WinogradKernel):
+    export.register_pytree_node_serialization(
+        kernel_class,
+        serialized_name=f"nst_jax.{kernel_class.__name__}",
+        serialize_auxdata=lambda _: b"",
+        deserialize_auxdata=lambda _: (),
+    )
 
 PreparedKernel = DirectKernel | WinogradKernel
 """What `nst_jax.networks.prepare.prepare_params` makes of a kernel."""
