@@ -1,5 +1,6 @@
 """The whole objective, its value and its gradient, against PyTorch in float64."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -338,6 +339,12 @@ BOTH = {"content_layers": ONE, "style_layers": ONE}
         ("", {"style_layers": ONE}, "style layers, or neither"),
         ("c", {"content_layers": ["relu9_1"]}, "unknown layer 'relu9_1'"),
         ("s", {"style_layers": ["relu9_2"]}, "unknown layer 'relu9_2'"),
+        ("s", {"style_layers": "relu2_1"}, "style_layers is 'relu2_1'; give a list of layers"),
+        (
+            "c",
+            {"content_layers": "relu3_2"},
+            r"content_layers is 'relu3_2'.* such as \['relu3_2'\]",
+        ),
         ("c", {"content_layers": ONE, "normalization": "other"}, "normalization is 'other'"),
         ("c", {"content_layers": ONE, "style_weights": [1.0]}, "1 style weights for 0"),
         ("ss", {"style_layers": ONE, "style_weights": [1.0]}, "1 style weights for 2 style images"),
@@ -368,6 +375,12 @@ def test_weights_of_other_layers_are_refused(vgg16, face, content, style, messag
     targets = Targets(dict.fromkeys(FEW, face), dict.fromkeys(FEW, face), VGG())
     with pytest.raises(InputError, match=message):
         loss(face, vgg16, targets, LossWeights(content_layers=content, style_layers=style))
+
+
+def test_axes_in_the_place_of_layers_have_a_representation():
+    axes = Targets(None, {"relu1_1": 0}, VGG())  # As ``in_axes`` of ``jax.vmap``.
+    assert repr(axes).startswith("Targets(content: none; style: relu1_1; Gram(")
+    assert repr(replace(axes, content=0)).startswith("Targets(content: 0; style")
 
 
 @pytest.mark.parametrize("size", [1, 3])  # one position would broadcast silently

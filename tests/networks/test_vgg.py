@@ -165,6 +165,11 @@ def test_unknown_layers_are_refused(vgg16, petals, layer):
         VGG().features(vgg16, petals, ["relu1_1", layer])
 
 
+def test_one_layer_without_a_list_is_refused(vgg16, petals):
+    with pytest.raises(InputError, match=r"layers is 'relu3_1'; give a list of layers, such as"):
+        VGG().features(vgg16, petals, "relu3_1")
+
+
 @pytest.mark.parametrize("option", ["pooling", "padding"])
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_options_are_refused(option):
