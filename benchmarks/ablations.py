@@ -36,7 +36,7 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from nst_jax import VGG, LossWeights, loss, make_targets, stylize, weights
-from nst_jax.models.kernels.conv3x3 import conv3x3
+from nst_jax.networks.kernels.conv3x3 import conv3x3
 from nst_jax.optimize import reflect
 
 STYLES: Final = ("swirls", "mosaic", "ink")
@@ -134,7 +134,7 @@ def pooling(params: Any, size: int, steps: int) -> str:
 
     @partial(jax.jit, static_argnums=2)
     def rms(params: Any, image: jax.Array, pooling: Any) -> jax.Array:
-        features = VGG(params, pooling=pooling)(image, layers)
+        features = VGG(pooling).features(params, image, layers)
         return jnp.stack([jnp.sqrt(jnp.square(features[name]).mean()) for name in layers])
 
     rows = []

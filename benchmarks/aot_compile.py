@@ -33,8 +33,8 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from reporting import facts, log, number, table
 
 from nst_jax import loss
-from nst_jax.models.architectures import conv_names, conv_shape
-from nst_jax.models.kernels.conv3x3 import DirectKernel
+from nst_jax.networks.architectures import conv_names, conv_shape
+from nst_jax.networks.kernels.conv3x3 import DirectKernel
 from nst_jax.optimize import chunk_lowering_args, init_state, pyramid_lbfgs
 from nst_jax.partitioning import make_mesh, sharded_loss_fn, state_shardings
 

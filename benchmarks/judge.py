@@ -167,7 +167,9 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def _scores(
     alexnet: AlexNet, params: Any, image: jax.Array, content: jax.Array, style: jax.Array
 ) -> tuple[jax.Array, ...]:
-    vgg = VGG(params, padding="same")
-    features, content_features = (vgg(x, ["relu3_1"])["relu3_1"] for x in (image, content))
+    vgg = VGG(padding="same")
+    features, content_features = (
+        vgg.features(params, x, ["relu3_1"])["relu3_1"] for x in (image, content)
+    )
     of_content = lpips(alexnet, image, content)
     return of_content, gram_distance(alexnet, image, style), cfsd(features, content_features)

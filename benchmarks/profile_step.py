@@ -29,9 +29,9 @@ from compare.workload import LAYERS, MODEL, Job, conv_flops, side, step_flops, u
 from reporting import number, table
 
 from nst_jax import VGG
-from nst_jax.models.architectures import conv_shape
-from nst_jax.models.kernels.conv3x3 import conv3x3
-from nst_jax.models.vgg import layer_names
+from nst_jax.networks import layer_names
+from nst_jax.networks.architectures import conv_shape
+from nst_jax.networks.kernels.conv3x3 import conv3x3
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ class Profile:
 
     def features(self, image: jax.Array, params: Any, layers: tuple[str, ...]) -> dict[str, Any]:
         """Run the network on one image or on a batch."""
-        network = partial(VGG(params), layers=layers)
+        network = partial(VGG().features, params, layers=layers)
         return jax.vmap(network)(image) if self.vmapped else network(image)
 
     def parts(self) -> list[list[str]]:

@@ -38,7 +38,7 @@ from skimage import data
 
 from nst_jax import Settings, images, stylize, weights
 from nst_jax._types import StyleLossName
-from nst_jax.models import resolve_dtype
+from nst_jax.networks import resolve_dtype
 
 VARIANTS: Final = [
     (name, json.dumps({"style_loss": name})) for name in get_args(StyleLossName) if name != "gram"

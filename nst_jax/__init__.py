@@ -46,7 +46,7 @@ Networks and weights
 - `VGG`: the features of VGG16 or VGG19 at named layers
 - `prepare_params`: parameters as this device computes fastest with them
 - `weights`: the module: weight files are loaded, checked, converted
-- `models`: the module: layers, networks, dtypes
+- `networks`: the module: what a network is, VGG, its kernels
 
 Images and devices
 
@@ -67,10 +67,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nst_jax import errors as errors
-    from nst_jax import images, losses, models, optimize, partitioning, pipeline
+    from nst_jax import images, losses, networks, optimize, partitioning, pipeline
     from nst_jax.errors import DivergedError, InputError, MemoryLimitError, OutOfMemoryError
     from nst_jax.losses import LossWeights, Targets, loss, make_targets
-    from nst_jax.models import VGG, prepare_params, weights
+    from nst_jax.networks import VGG, prepare_params, weights
     from nst_jax.optimize import MinimizeResult, State, minimize, minimize_batch
     from nst_jax.pipeline import (
         FolderItem,
@@ -115,7 +115,7 @@ __all__ = [
     "make_targets",
     "minimize",
     "minimize_batch",
-    "models",
+    "networks",
     "optimize",
     "partitioning",
     "pipeline",
@@ -133,7 +133,7 @@ __all__ = [
 _EXPORTS = {
     "errors": ("DivergedError", "InputError", "MemoryLimitError", "OutOfMemoryError"),
     "losses": ("LossWeights", "Targets", "loss", "make_targets"),
-    "models": ("VGG", "prepare_params"),
+    "networks": ("VGG", "prepare_params"),
     "optimize": ("MinimizeResult", "State", "minimize", "minimize_batch"),
     "pipeline": (
         "FolderItem",
@@ -155,8 +155,8 @@ _EXPORTS = {
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = {
     name: f"nst_jax.{name}"
-    for name in ("errors", "images", "losses", "models", "optimize", "partitioning", "pipeline")
-} | {"weights": "nst_jax.models.weights"}
+    for name in ("errors", "images", "losses", "networks", "optimize", "partitioning", "pipeline")
+} | {"weights": "nst_jax.networks.weights"}
 
 
 if not TYPE_CHECKING:  # A type checker would take every name for one of these.

@@ -24,16 +24,17 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
 
     import optax
     from jax.sharding import Mesh
+    from jaxtyping import PyTree
 
     from nst_jax.images import ImageSource
     from nst_jax.losses import StyleStatistic
-    from nst_jax.models.architectures import Params
-    from nst_jax.models.weights import Weights
+    from nst_jax.networks.protocol import Network
+    from nst_jax.networks.weights import Weights
     from nst_jax.optimize import LossFn
 
 __all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "SettingsOverrides", "override", "parse_bytes"]
 
-MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels.
+MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels; other networks may need more.
 MAX_SIZE: Final = 2**17
 MAX_STEPS: Final = 1_000_000
 MAX_WEIGHT: Final = 1e30  # float32 ends at 3.4e38.
@@ -79,13 +80,13 @@ class Settings:
         normalization: ``target_energy`` divides each layer's loss by the energy of its target, so
             that weights mean the same at every size and for every network. ``none`` uses the
             paper's raw sums.
-        pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are scaled so that
-            activations have the size that max pooling gives them.
-        padding: border of the first convolution: ``replicate`` or ``same`` (zeros).
+        pooling: VGG's pooling: ``max``, ``average``, or ``scaled_average`` and ``l2``, which are
+            scaled so that activations have the size that max pooling gives them.
+        padding: border of VGG's first convolution: ``replicate`` or ``same`` (zeros).
         optimizer: ``lbfgs`` (over a Laplacian pyramid, `nst_jax.optimize.pyramid_lbfgs`),
             ``lbfgs-pixels`` (the same over the pixels), ``adam``, any Optax transformation, or
-            ``auto``: Adam for a style loss that draws random features, whose changes from step to
-            step a line search cannot follow, and ``lbfgs`` for the others.
+            ``auto``: Adam for a style loss that draws random features, because L-BFGS compares the
+            losses of different steps, and ``lbfgs`` for the others.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
             None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
@@ -98,6 +99,9 @@ class Settings:
             `nst_jax.Result.metadata` has what ``auto`` was, here and for the dtype, because another
             choice makes another image.
         weights: a weight file to use instead, loaded `nst_jax.weights.Weights`, or parameters.
+        network: a network of your own (`nst_jax.networks.Network`), with its parameters in
+            ``weights`` and its layers in ``content_layers`` and ``style_layers``. None means VGG,
+            to which ``model``, ``pooling`` and ``padding`` belong.
         style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
             (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of
             your own (`nst_jax.losses.StyleStatistic`).
@@ -151,7 +155,8 @@ class Settings:
     init: ImageSource = "content"
     seed: int = 0
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
-    weights: Path | str | Weights | Params | None = None
+    weights: Path | str | Weights | PyTree | None = None
+    network: Network | None = None
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic = "gram"
     loss_fn: LossFn | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -174,6 +179,7 @@ class Settings:
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
+        _check_network(self)
         _check_optimizer(self.optimizer)
         if self.loss_fn is not None and not callable(self.loss_fn):
             raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
@@ -213,7 +219,8 @@ class SettingsOverrides(TypedDict, total=False):
     init: ImageSource
     seed: int
     model: Literal["auto", "vgg19", "vgg16"]
-    weights: Path | str | Weights | Params | None
+    weights: Path | str | Weights | PyTree | None
+    network: Network | None
     style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic
     loss_fn: LossFn | None
     dtype: Literal["auto", "float32", "bfloat16"]
@@ -309,6 +316,27 @@ def _style_loss(style_loss: Any) -> Any:
 
 def _looks_like_statistic(value: Any) -> bool:
     return hasattr(value, "measure") or hasattr(value, "distance")
+
+
+def _check_network(settings: Settings) -> None:
+    network = settings.network
+    if network is None:
+        return
+    parts = ("features", "grid", "stride", "receptive_radius", "min_size", "prepare")
+    if isinstance(network, type) or not all(hasattr(network, part) for part in parts):
+        raise InputError(
+            f"network is {short_repr(network)}; give an object with {', '.join(parts)} "
+            "(nst_jax.networks.Network)"
+        )
+    try:
+        hash(network)
+    except TypeError as error:
+        raise InputError(
+            f"network is {short_repr(network)}, which has no hash; make it a frozen dataclass of "
+            "numbers, texts and tuples"
+        ) from error
+    if (settings.pooling, settings.padding) != ("max", "replicate"):
+        raise InputError("pooling and padding are VGG's and a network is given; leave them out")
 
 
 def _check_optimizer(optimizer: Any) -> None:

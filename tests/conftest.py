@@ -39,9 +39,10 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.losses.objective",
     "nst_jax.losses.statistics.gram",
     "nst_jax.losses.terms",
-    "nst_jax.models.kernels",
-    "nst_jax.models.layers",
-    "nst_jax.models.vgg",
+    "nst_jax.networks.kernels",
+    "nst_jax.networks.layers",
+    "nst_jax.networks.protocol",
+    "nst_jax.networks.vgg",
     "nst_jax.partitioning.sharding",
     "nst_jax.partitioning.tiling",
 )
@@ -49,11 +50,11 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     for module in CHECKED:
         import_module(module)
     from nst_jax.losses.objective import LossWeights, Targets
-    from nst_jax.models import prepare
-    from nst_jax.models.kernels.conv3x3 import DirectKernel
-    from nst_jax.models.kernels.winograd import WinogradKernel
-    from nst_jax.models.layers import POOL_SCALE
-    from nst_jax.models.weights import bundled_path, load
+    from nst_jax.networks import prepare
+    from nst_jax.networks.kernels.conv3x3 import DirectKernel
+    from nst_jax.networks.kernels.winograd import WinogradKernel
+    from nst_jax.networks.layers import POOL_SCALE
+    from nst_jax.networks.weights import bundled_path, load
 
 # Winograd's form compiles slowly. Jobs in tests use it in a few layers only.
 WINOGRAD_MIN_CHANNELS = prepare.WINOGRAD_MIN_CHANNELS
@@ -243,7 +244,8 @@ def reference_features():
 @pytest.fixture(scope="session")
 def keras_file(tmp_path_factory):
     """A file of VGG19 as Keras publishes it, of a few kilobytes."""
-    from models.weights.helpers import write_sparse_keras  # It imports Keras, which few tests need.
+    # Here, because it imports Keras, which few tests need.
+    from networks.weights.helpers import write_sparse_keras
 
     path = tmp_path_factory.mktemp("keras") / "vgg19.h5"
     return write_sparse_keras(path, "vgg19").read_bytes()

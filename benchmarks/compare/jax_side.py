@@ -13,7 +13,7 @@ from common import LOSS_WEIGHTS
 from compare import workload
 from compare.workload import SETTINGS, Job, Timing
 from nst_jax import LossWeights, Targets, loss, make_targets, minimize, minimize_batch
-from nst_jax.models import prepare_params
+from nst_jax.networks import prepare_params
 from nst_jax.pipeline.memory import compile_within_limit
 
 DTYPES: Final = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}

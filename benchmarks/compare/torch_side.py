@@ -19,7 +19,7 @@ from torch.nn import functional as nnf
 from compare import workload
 from compare.workload import SETTINGS, Job, Timing
 from nst_jax._types import ModelName
-from nst_jax.models.architectures import conv_names
+from nst_jax.networks.architectures import conv_names
 
 DTYPES: Final = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from nst_jax import Settings, images, weights
-from nst_jax.models.architectures import conv_names, conv_shape
+from nst_jax.networks.architectures import conv_names, conv_shape
 
 MODEL: Final = "vgg19"
 SETTINGS: Final = Settings()

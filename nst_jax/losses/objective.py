@@ -7,16 +7,17 @@ the result. Both are pure: parameters, targets and loss weights are pytrees, arg
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import export
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from nst_jax._types import Normalization, Padding, Pooling
+from nst_jax._types import Normalization
 from nst_jax.errors import InputError
 from nst_jax.losses import terms
 from nst_jax.losses.statistics import (
@@ -25,9 +26,9 @@ from nst_jax.losses.statistics import (
     check_statistic,
     is_stochastic,
 )
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.kernels.dtypes import at_least_float32
-from nst_jax.models.vgg import VGG, Params, check_image
+from nst_jax.networks.kernels.dtypes import at_least_float32
+from nst_jax.networks.load import default_network, deserialize_network, serialize_network
+from nst_jax.networks.protocol import Network, check_image, check_layer_list, check_size
 
 __all__ = [
     "ImageStatistics",
@@ -83,40 +84,45 @@ class Targets:
         style: the style's statistics by layer, in float32 or better: for the Gram matrix A / M,
             ``(n_l, n_l)``. The mean over positions lets the style have another size than the image.
             With masks, one a mask: ``(r, n_l, n_l)``.
+        network: the network, the same for targets and image.
         layer_masks: each mask at the layer's resolution, in [0, 1], ``(r, h_l, w_l)``, by layer;
             empty without masks.
         mask_weights: the weight of each mask's style loss, ``(r,)``; None without masks.
         normalization: how the content loss is normalized, see `nst_jax.Settings`.
-        pooling: the network's pooling, the same for targets and image.
-        padding: the padding of its first convolution, likewise.
         statistic: the style statistic.
     """
 
     content: dict[str, Float[Array, "..."]]
     style: dict[str, Any]
+    network: Network = field(metadata={"static": True})
     layer_masks: dict[str, Float[Array, "..."]] = field(default_factory=dict)
     mask_weights: Float[Array, " r"] | None = None
     normalization: Normalization = field(default="target_energy", metadata={"static": True})
-    pooling: Pooling = field(default="max", metadata={"static": True})
-    padding: Padding = field(default="replicate", metadata={"static": True})
     statistic: StyleStatistic = field(default=Gram(), metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return a short text without arrays."""
-        content, style = ", ".join(self.content), ", ".join(self.style)
-        return f"Targets(content: {content or 'none'}; style: {style or 'none'}; {self.statistic})"
+        content, style = _names(self.content), _names(self.style)
+        return f"Targets(content: {content}; style: {style}; {self.statistic}; {self.network})"
 
 
-def _serialize_options(options: tuple[Any, ...]) -> bytes:
-    *names, statistic = options
+def _names(by_layer: Any) -> str:
+    """Return the names of layers. In a pytree of axes, an axis or None stands for a dict."""
+    if isinstance(by_layer, Mapping):
+        return ", ".join(by_layer) or "none"
+    return "none" if by_layer is None else repr(by_layer)
+
+
+def _serialize_options(options: tuple[Network, Normalization, StyleStatistic]) -> bytes:
+    network, normalization, statistic = options
     if not isinstance(statistic, Gram):
         raise NotImplementedError(f"jax.export can serialize Gram matrices only, not {statistic}")
-    return json.dumps([*names, statistic.normalization]).encode()
+    return json.dumps([serialize_network(network), normalization, statistic.normalization]).encode()
 
 
-def _deserialize_options(data: bytes) -> tuple[Any, ...]:
-    *names, normalization = json.loads(bytes(data))
-    return (*names, Gram(normalization))
+def _deserialize_options(data: bytes) -> tuple[Network, Normalization, StyleStatistic]:
+    network, normalization, gram_normalization = json.loads(bytes(data))
+    return deserialize_network(network), normalization, Gram(gram_normalization)
 
 
 export.register_pytree_node_serialization(
@@ -149,7 +155,7 @@ class ImageStatistics(NamedTuple):
 
 
 def make_targets(
-    params: Params,
+    params: PyTree,
     content: Float[Array, "h w 3"] | None = None,
     styles: Sequence[Float[Array, "_ _ 3"]] = (),
     *,
@@ -157,9 +163,8 @@ def make_targets(
     style_layers: Sequence[str] = (),
     style_weights: Sequence[float] | None = None,
     masks: Float[Array, "r h w"] | None = None,
+    network: Network | None = None,
     normalization: Normalization = "target_energy",
-    pooling: Pooling = "max",
-    padding: Padding = "replicate",
     statistic: StyleStatistic | None = None,
 ) -> Targets:
     """Run the network over the content and the styles and return the targets of `loss`.
@@ -177,9 +182,8 @@ def make_targets(
             are then not mixed: each has its own statistics inside its own mask, weighted by the
             mask's share of the image times the style's weight. Outside all masks only the content
             counts.
+        network: the network; `nst_jax.VGG` by default.
         normalization: ``target_energy`` or ``none``, see `nst_jax.Settings`.
-        pooling: the network's pooling: ``max``, ``average`` or ``l2``.
-        padding: the padding of its first convolution: ``replicate`` or ``same``.
         statistic: the style statistic; by default the Gram matrix with this normalization.
 
     Raises:
@@ -198,6 +202,8 @@ def make_targets(
     """
     if getattr(styles, "ndim", 0) == 3:
         raise InputError("styles is one image; give a list of images, such as [style]")
+    check_layer_list("content_layers", content_layers)
+    check_layer_list("style_layers", style_layers)
     if (content is None) != (not content_layers):
         raise InputError("give a content image and content layers, or neither")
     if (len(styles) == 0) != (len(style_layers) == 0):
@@ -212,39 +218,63 @@ def make_targets(
         raise InputError(f"normalization is {normalization!r}; choose one of {choices}")
     statistic = statistic or Gram(normalization)
     check_statistic(statistic)
-    network = VGG(params, pooling=pooling, padding=padding)
+    network = network or default_network()
+    content_features = {}
+    if content is not None:
+        content_features = whole_features(network, params, content, content_layers)
     return combine_targets(
-        {} if content is None else network(content, content_layers),
-        [style_targets(network, style, style_layers, statistic) for style in styles],
+        content_features,
+        [
+            style_targets(
+                network,
+                whole_features(network, params, style, style_layers),
+                style.shape[:2],
+                statistic,
+            )
+            for style in styles
+        ],
         style_weights=style_weights,
         masks=masks,
+        network=network,
         normalization=normalization,
-        pooling=pooling,
-        padding=padding,
         statistic=statistic,
     )
 
 
+def whole_features(
+    network: Network, params: PyTree, image: Float[Array, "h w 3"], layers: Sequence[str]
+) -> dict[str, Float[Array, "h_l w_l n_l"]]:
+    """Return a network's features of a whole image.
+
+    Raises:
+        InputError: as in `nst_jax.networks.Network.features`; or the image is no float RGB image,
+            or too small for one of the layers.
+    """
+    check_image(image)
+    check_size(network, image.shape[:2], layers)
+    return network.features(params, image, layers)
+
+
 def style_targets(
-    network: Callable[[Array, Sequence[str]], dict[str, Array]],
-    style: Float[Array, "h w 3"],
-    layers: Sequence[str],
+    network: Network,
+    features: Mapping[str, Float[Array, "h_l w_l n_l"]],
+    shape: tuple[int, ...],
     statistic: StyleStatistic,
 ) -> dict[str, Any]:
-    """Return one style image's statistics by layer, averaged over positions if additive."""
-    measured = {layer: statistic.measure(x) for layer, x in network(style, layers).items()}
-    return average_over_positions(measured, style.shape[:2], statistic)
+    """Return the statistics by layer of the features of a style image of this (h, w), averaged
+    over positions if additive."""
+    measured = {layer: statistic.measure(x) for layer, x in features.items()}
+    return average_over_positions(network, measured, shape, statistic)
 
 
 def average_over_positions(
-    measured: dict[str, Any], shape: tuple[int, ...], statistic: StyleStatistic
+    network: Network, measured: dict[str, Any], shape: tuple[int, ...], statistic: StyleStatistic
 ) -> dict[str, Any]:
     """Divide additive statistics by the number of positions of an image of this (h, w)."""
     if not statistic.additive:
         return measured
-    height, width = shape
     return {
-        layer: _divide(sums, num_positions(layer, height, width))
+        layer: _divide(sums, num_positions(network, layer, shape))
         for layer, sums in measured.items()
     }
 
@@ -255,8 +285,9 @@ def combine_targets(
     *,
     style_weights: Sequence[float] | None = None,
     masks: Float[Array, "r h w"] | None = None,
+    network: Network,
+    normalization: Normalization,
     statistic: StyleStatistic,
-    **options: Any,
 ) -> Targets:
     """Make targets of the content's features and each style's statistics.
 
@@ -265,31 +296,34 @@ def combine_targets(
         styles: from `style_targets`, one a style.
         style_weights: as in `make_targets`.
         masks: as in `make_targets`.
+        network: what computed the features.
+        normalization: as in `make_targets`.
         statistic: what measured the styles.
-        options: the other static fields of `Targets`.
 
     Raises:
         InputError: style weights or masks do not fit the styles, or the statistic cannot be mixed.
     """
     weights = normalize_weights(len(styles), style_weights)
-    options["statistic"] = statistic
+    targets = partial(
+        Targets, content, network=network, normalization=normalization, statistic=statistic
+    )
     if masks is None and not statistic.additive and sum(map(bool, weights)) > 1:
         raise InputError(f"{statistic} cannot mix several styles; give one style, or masks")
     if masks is not None and len(masks) != len(styles):
         raise InputError(f"{len(masks)} masks for {len(styles)} style images; give one each")
     if masks is None:
-        return Targets(content, mix_styles(styles, weights), **options)
+        return targets(mix_styles(styles, weights))
     covered = at_least_float32(masks).mean((1, 2))
     # A pixel then feels its style as strongly as without masks, however small its mask is.
     mask_weights = covered * jnp.asarray(weights, covered.dtype) * len(weights)
-    layer_masks = {layer: downsample_masks(masks, layer) for layer in styles[0]}
+    layer_masks = {layer: downsample_masks(network, masks, layer) for layer in styles[0]}
     if len({str(jax.tree.map(jnp.shape, style)) for style in styles}) > 1:
         raise InputError(
             f"with masks, {statistic} needs style images of one size; crop them to the same, or "
             "choose the style loss gram or moments"
         )
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *styles)
-    return Targets(content, stacked, layer_masks, mask_weights, **options)
+    return targets(stacked, layer_masks=layer_masks, mask_weights=mask_weights)
 
 
 def mix_styles(styles: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
@@ -320,29 +354,46 @@ def normalize_weights(num_styles: int, weights: Sequence[float] | None) -> list[
     return [weight / sum(weights) for weight in weights]
 
 
-def downsample_masks(masks: Float[Array, "r h w"], layer: str) -> Float[Array, "r h_l w_l"]:
-    """Bring masks to a layer's resolution: the mean over the pixels that its pooling joins.
+def downsample_masks(
+    network: Network, masks: Float[Array, "r h w"], layer: str
+) -> Float[Array, "r h_l w_l"]:
+    """Bring masks to a layer's resolution: the mean over the pixels of each position.
+
+    Pixels of no position are dropped. A position that extends beyond the image repeats its edge.
 
     >>> import jax.numpy as jnp
-    >>> downsample_masks(jnp.array([[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]]), "relu2_1")
+    >>> from nst_jax import VGG
+    >>> masks = jnp.array([[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
+    >>> downsample_masks(VGG(), masks, "relu2_1")
     Array([[[0.75, 0.  ]]], dtype=float32)
     """
     masks = at_least_float32(masks)
-    for _ in range(num_poolings(layer)):
+    stride = network.stride(layer)
+    height, width = (side * stride for side in network.grid(layer, masks.shape[1:]))
+    masks = masks[:, :height, :width]
+    margins = (0, height - masks.shape[1]), (0, width - masks.shape[2])
+    masks = jnp.pad(masks, ((0, 0), *margins), mode="edge")
+    for factor in _prime_factors(stride):
         r, h, w = masks.shape
-        windows = masks[:, : h // 2 * 2, : w // 2 * 2].reshape(r, h // 2, 2, w // 2, 2)
+        windows = masks.reshape(r, h // factor, factor, w // factor, factor)
         masks = windows.mean((2, 4))
     return masks
 
 
-def num_positions(layer: str, height: int, width: int) -> int:
-    """Return M_l, the number of positions of a layer for an image of this size."""
-    return (height >> num_poolings(layer)) * (width >> num_poolings(layer))
+def _prime_factors(number: int) -> list[int]:
+    """Means over 2 × 2 one after another add fewer numbers at once than one over 16 × 16."""
+    factor = next((n for n in range(2, number + 1) if number % n == 0), None)
+    return [] if factor is None else [factor, *_prime_factors(number // factor)]
+
+
+def num_positions(network: Network, layer: str, shape: tuple[int, ...]) -> int:
+    """Return M_l, the number of positions of a layer for an image of this (h, w)."""
+    return math.prod(network.grid(layer, shape))
 
 
 def loss(
     image: Float[Array, "h w 3"],
-    params: Params,
+    params: PyTree,
     targets: Targets,
     loss_weights: LossWeights,
     *,
@@ -378,23 +429,23 @@ def loss(
     >>> sorted(terms), gradient.shape
     (['content', 'style', 'style/relu1_1', 'tv'], (16, 16, 3))
     """
-    check_image(image)
     check_targets(image, targets, loss_weights)
-    network = VGG(params, pooling=targets.pooling, padding=targets.padding)
-    features = network(image, tuple({**targets.content, **targets.style}))
+    layers = tuple({**targets.content, **targets.style})
+    features = whole_features(targets.network, params, image, layers)
     statistics = compute_statistics(features, targets)
     return total_loss(statistics, image, targets, loss_weights, key=key)
 
 
 def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
-    """Raise `InputError` unless the weights name the targets' layers and the content and the masks
-    had the image's size."""
+    """Raise `InputError` unless the image is float RGB, the weights name the targets' layers, and
+    the content and the masks had the image's size."""
+    check_image(image)
     _check_layers("content", weights.content_layers, targets.content)
     _check_layers("style", weights.style_layers, targets.style)
     shapes = [("content", layer, x.shape[:2]) for layer, x in targets.content.items()]
     shapes += [("masks", layer, x.shape[1:]) for layer, x in targets.layer_masks.items()]
     for kind, layer, shape in shapes:
-        expected = tuple(side >> num_poolings(layer) for side in image.shape[:2])
+        expected = targets.network.grid(layer, image.shape[:2])
         if shape != expected:
             raise InputError(
                 f"the image has features of {expected} positions at {layer} and the {kind} "
@@ -467,11 +518,11 @@ def _style_term(
     statistic, target = targets.statistic, targets.style[layer]
     if layer not in targets.layer_masks:
         if statistic.additive:
-            measured = _divide(measured, num_positions(layer, shape[0], shape[1]))
+            measured = _divide(measured, num_positions(targets.network, layer, shape))
         return _scalar(statistic.distance(measured, target, *key), statistic)
     assert targets.mask_weights is not None
     positions = targets.layer_masks[layer].sum((1, 2))
-    # A mask that covers only rows and columns that pooling drops is empty in deeper layers.
+    # A mask that covers only rows and columns that a stride drops is empty in deeper layers.
     nonempty = positions > terms.EPSILON
     if statistic.additive:
         measured = jax.vmap(_divide)(measured, jnp.where(nonempty, positions, 1.0))

@@ -9,7 +9,7 @@ for float64 features. "The paper" is Gatys, Ecker & Bethge, "A Neural Algorithm 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.models.kernels.dtypes import at_least_float32
+from nst_jax.networks.kernels.dtypes import at_least_float32
 
 __all__ = ["EPSILON", "content_loss", "relative_content_loss", "sum_of_squares", "total_variation"]
 

@@ -6,18 +6,19 @@ statistics (`nst_jax.losses.StyleStatistic`): the sums of the pieces add up to t
 """
 
 from nst_jax.partitioning.sharding import (
-    ShardedVGG,
     check_mesh,
     make_mesh,
     replicate,
     shard_batch,
     shard_image,
     shard_state,
+    sharded_features,
     sharded_loss,
     sharded_loss_fn,
     state_shardings,
 )
 from nst_jax.partitioning.tiling import (
+    tile_unit,
     tiled_features,
     tiled_loss,
     tiled_loss_fn,
@@ -25,16 +26,17 @@ from nst_jax.partitioning.tiling import (
 )
 
 __all__ = [
-    "ShardedVGG",
     "check_mesh",
     "make_mesh",
     "replicate",
     "shard_batch",
     "shard_image",
     "shard_state",
+    "sharded_features",
     "sharded_loss",
     "sharded_loss_fn",
     "state_shardings",
+    "tile_unit",
     "tiled_features",
     "tiled_loss",
     "tiled_loss_fn",

@@ -3,7 +3,7 @@
 XLA's partitioner divides the work: it exchanges one row with each neighbor before a convolution and
 sums the Gram matrices. It does so only where the rows of every layer divide evenly. So images of
 other heights are padded, and the features of rows outside of the image are zero, as they are for
-tiles (`nst_jax.models.PatchWindow`). Value and gradient are those of `nst_jax.loss`, up to
+tiles (`nst_jax.networks.PatchWindow`). Value and gradient are those of `nst_jax.loss`, up to
 rounding.
 
 A mesh has the axes `IMAGES` and `ROWS`. The first divides the images of a batch, the second the
@@ -11,7 +11,6 @@ rows of each. An array that cannot be divided into equal rows is divided into co
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
 
@@ -21,26 +20,25 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image
+from nst_jax.networks.protocol import Network, PatchWindow, check_image, check_size
 from nst_jax.optimize import State, spans_processes
-from nst_jax.partitioning.tiling import MAX_STRIDE, round_up
+from nst_jax.partitioning.tiling import round_up, tile_unit
 
 __all__ = [
     "IMAGES",
     "ROWS",
-    "ShardedVGG",
     "check_mesh",
     "make_mesh",
     "replicate",
     "shard_batch",
     "shard_image",
     "shard_state",
+    "sharded_features",
     "sharded_loss",
     "sharded_loss_fn",
     "state_shardings",
@@ -123,16 +121,24 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-@dataclass(frozen=True)
-class ShardedVGG:
-    """A `nst_jax.models.VGG` whose features are divided over the rows of a mesh; same calls.
+def sharded_features(
+    network: Network,
+    params: PyTree,
+    image: Float[Array, "h w 3"],
+    layers: Sequence[str],
+    *,
+    mesh: Mesh,
+) -> dict[str, Float[Array, "h_l w_l n_l"]]:
+    """``network.features(params, image, layers)``, divided over the rows of a mesh.
 
-    Attributes:
+    Args:
         network: the network.
+        params: and the rest: as in `nst_jax.networks.Network.features`.
         mesh: has the axis `ROWS`, with axes of the type Auto.
 
     Raises:
-        InputError: as in `nst_jax.models.VGG`; or the mesh has no axis `ROWS`.
+        InputError: as in `nst_jax.networks.Network.features`; the mesh has no axis `ROWS`; or the
+            network has no finite receptive radius.
 
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
@@ -140,30 +146,28 @@ class ShardedVGG:
     >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
     >>> image = jax.random.uniform(jax.random.key(0), (16, 16, 3))
     >>> mesh = make_mesh(jax.devices(), height=16)
-    >>> ShardedVGG(VGG(params), mesh)(image, ["relu1_1"])["relu1_1"].shape
+    >>> sharded_features(VGG(), params, image, ["relu1_1"], mesh=mesh)["relu1_1"].shape
     (16, 16, 64)
     """
-
-    network: VGG
-    mesh: Mesh
-
-    def __call__(
-        self, image: Float[Array, "h w 3"], layers: Sequence[str]
-    ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-        """Compute the features of one image; see `nst_jax.models.VGG`."""
-        check_image(image)
-        height, width, _ = image.shape
-        rows = round_up(height, MAX_STRIDE * _axis_size(self.mesh, ROWS))
-        padded = jnp.pad(image, ((0, rows - height), (0, 0), (0, 0)), mode="edge")
-        padded = lax.with_sharding_constraint(padded, NamedSharding(self.mesh, P(ROWS)))
-        window = None if rows == height else PatchWindow(0, 0, height, width)
-        features = self.network(padded, layers, window)
-        return {layer: x[: height >> num_poolings(layer)] for layer, x in features.items()}
+    check_image(image)
+    check_size(network, image.shape[:2], layers)
+    if network.receptive_radius(params, layers) is None:
+        raise InputError(
+            f"{network} has no finite receptive radius, so its images cannot be divided over "
+            "devices; use one device"
+        )
+    height, width, _ = image.shape
+    rows = round_up(height, tile_unit(network, layers) * _axis_size(mesh, ROWS))
+    padded = jnp.pad(image, ((0, rows - height), (0, 0), (0, 0)), mode="edge")
+    padded = lax.with_sharding_constraint(padded, NamedSharding(mesh, P(ROWS)))
+    window = None if rows == height else PatchWindow(0, 0, height, width)
+    features = network.features(params, padded, layers, window)
+    return {layer: x[: network.grid(layer, (height, width))[0]] for layer, x in features.items()}
 
 
 def sharded_loss(
     image: Float[Array, "h w 3"],
-    params: Params,
+    params: PyTree,
     targets: Targets,
     loss_weights: LossWeights,
     *,
@@ -178,7 +182,7 @@ def sharded_loss(
         key: as in `nst_jax.loss`.
 
     Raises:
-        InputError: as in `nst_jax.loss`; or the mesh has no axis `ROWS`.
+        InputError: as in `nst_jax.loss` and `sharded_features`.
 
     >>> import jax
     >>> from nst_jax import LossWeights, make_targets, prepare_params, weights
@@ -194,8 +198,8 @@ def sharded_loss(
     ()
     """
     objective.check_targets(image, targets, loss_weights)
-    network = ShardedVGG(VGG(params, pooling=targets.pooling, padding=targets.padding), mesh)
-    features = network(image, tuple({**targets.content, **targets.style}))
+    layers = tuple({**targets.content, **targets.style})
+    features = sharded_features(targets.network, params, image, layers, mesh=mesh)
     statistics = objective.compute_statistics(features, targets)
     return objective.total_loss(statistics, image, targets, loss_weights, key=key)
 

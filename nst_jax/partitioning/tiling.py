@@ -11,10 +11,11 @@ on to its pixels. Reverse mode makes that second pass of a scan over a checkpoin
 is no hand-written derivative here.
 
 Positions outside the image are zero in every layer, as the network's own padding is
-(`nst_jax.models.PatchWindow`). Tiles and halos are multiples of the poolings' strides, so that each
-2×2 window is one of the whole image's.
+(`nst_jax.networks.PatchWindow`). Tiles and halos are multiples of the layers' strides, so that each
+position of a tile is one of the whole image's.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -24,19 +25,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
 from nst_jax.losses.statistics import StyleStatistic
-from nst_jax.models.architectures import num_poolings
-from nst_jax.models.vgg import VGG, Params, PatchWindow, check_image, receptive_radius
+from nst_jax.networks.protocol import Network, PatchWindow, check_image, check_size
 
-__all__ = ["tiled_features", "tiled_loss", "tiled_loss_fn", "tiled_style_targets"]
+__all__ = [
+    "round_up",
+    "tile_unit",
+    "tiled_features",
+    "tiled_loss",
+    "tiled_loss_fn",
+    "tiled_style_targets",
+]
 
-MAX_STRIDE: Final = 16
-"""Pixels between two positions of block 5."""
+MIN_UNIT: Final = 16
+"""Sides of tiles are multiples of it in pixels, whatever the strides: few shapes, aligned rows."""
 
 Offset = Int[Array, "2"]
 """The row and column at which a tile begins, without its halo."""
@@ -46,7 +53,7 @@ T = TypeVar("T")
 
 def tiled_loss(
     image: Float[Array, "h w 3"],
-    params: Params,
+    params: PyTree,
     targets: Targets,
     loss_weights: LossWeights,
     *,
@@ -61,13 +68,13 @@ def tiled_loss(
 
     Args:
         image: and the rest: as in `nst_jax.loss`.
-        tile: the longest side of a tile in pixels without the halo, a multiple of 16. All tiles
-            have one size, no larger than their number requires.
+        tile: the longest side of a tile in pixels without the halo, a multiple of `tile_unit`,
+            which is 16 for VGG. All tiles have one size, no larger than their number requires.
         key: as in `nst_jax.loss`.
 
     Raises:
-        InputError: as in `nst_jax.loss`; the tile is no multiple of 16; or the style statistic is
-            not additive.
+        InputError: as in `nst_jax.loss`; the tile is no such multiple; the style statistic is not
+            additive; or the network has no finite receptive radius.
 
     >>> import jax
     >>> from nst_jax import LossWeights, loss, make_targets, prepare_params, weights
@@ -79,12 +86,10 @@ def tiled_loss(
     >>> bool(jax.numpy.isclose(in_tiles, loss(*args)[0], rtol=1e-4))
     True
     """
-    check_image(image)
     objective.check_targets(image, targets, loss_weights)
     _check_additive(targets.statistic)
-    network = VGG(params, pooling=targets.pooling, padding=targets.padding)
     layers = tuple({**targets.content, **targets.style})
-    tiling = _make_tiling(image, network, layers, tile)
+    tiling = _make_tiling(targets.network, params, image, layers, tile)
     padded = tiling.pad_image(image)
     content = {layer: tiling.pad_to_tiles(P, layer) for layer, P in targets.content.items()}
     layer_masks = {
@@ -102,7 +107,7 @@ def tiled_loss(
                 for k, T in layer_masks.items()
             },
         )
-        features = tiling.features(network, padded, layers, offset)
+        features = tiling.features(params, padded, layers, offset)
         return objective.compute_statistics(features, tile_targets)
 
     statistics = _sum_over_tiles(measure, tiling)
@@ -121,49 +126,54 @@ def tiled_loss_fn(tile: int) -> Callable[..., Any]:
 
 
 def tiled_features(
-    network: VGG, image: Float[Array, "h w 3"], layers: Sequence[str], *, tile: int
+    network: Network,
+    params: PyTree,
+    image: Float[Array, "h w 3"],
+    layers: Sequence[str],
+    *,
+    tile: int,
 ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-    """``network(image, layers)`` tile by tile; ``tile`` as in `tiled_loss`.
+    """``network.features(params, image, layers)`` tile by tile; ``tile`` as in `tiled_loss`.
 
     Raises:
-        InputError: as in `nst_jax.models.VGG`; or the tile is no multiple of 16.
+        InputError: as in `nst_jax.networks.Network.features`; the tile is no multiple of
+            `tile_unit`; or the network has no finite receptive radius.
 
     >>> import jax
     >>> from nst_jax import VGG, prepare_params, weights
     >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
     >>> image = jax.random.uniform(jax.random.key(0), (32, 16, 3))
-    >>> features = jax.jit(lambda x: tiled_features(VGG(params), x, ["relu1_1"], tile=16))(image)
-    >>> features["relu1_1"].shape
+    >>> in_tiles = jax.jit(tiled_features, static_argnums=(0, 3), static_argnames="tile")
+    >>> in_tiles(VGG(), params, image, ("relu1_1",), tile=16)["relu1_1"].shape
     (32, 16, 64)
     """
-    tiling = _make_tiling(image, network, layers, tile)
+    check_image(image)
+    tiling = _make_tiling(network, params, image, layers, tile)
     padded = tiling.pad_image(image)
 
     def write_tile(whole: dict[str, Array], offset: Offset) -> tuple[dict[str, Array], None]:
-        parts = tiling.features(network, padded, layers, offset)
+        parts = tiling.features(params, padded, layers, offset)
         return {
             layer: lax.dynamic_update_slice(
-                whole[layer], part, (*(offset >> num_poolings(layer)), 0)
+                whole[layer], part, (*(offset // network.stride(layer)), 0)
             )
             for layer, part in parts.items()
         }, None
 
     rows, columns = tiling.counts
-    parts = jax.eval_shape(partial(tiling.features, network, padded, layers), tiling.offsets[0])
+    parts = jax.eval_shape(partial(tiling.features, params, padded, layers), tiling.offsets[0])
     init = {
         layer: jnp.zeros((part.shape[0] * rows, part.shape[1] * columns, part.shape[2]), part.dtype)
         for layer, part in parts.items()
     }
     whole, _ = lax.scan(write_tile, init, tiling.offsets)
-    height, width = image.shape[:2]
-    return {
-        layer: x[: height >> num_poolings(layer), : width >> num_poolings(layer)]
-        for layer, x in whole.items()
-    }
+    grids = {layer: network.grid(layer, image.shape[:2]) for layer in layers}
+    return {layer: x[: grids[layer][0], : grids[layer][1]] for layer, x in whole.items()}
 
 
 def tiled_style_targets(
-    network: VGG,
+    network: Network,
+    params: PyTree,
     style: Float[Array, "h w 3"],
     layers: Sequence[str],
     statistic: StyleStatistic,
@@ -180,19 +190,21 @@ def tiled_style_targets(
     >>> from nst_jax.losses import Gram
     >>> params = prepare_params(weights.load_pretrained("vgg16").params, "float32", ["relu1_1"])
     >>> style = jax.random.uniform(jax.random.key(0), (32, 16, 3))
-    >>> tiled_style_targets(VGG(params), style, ["relu1_1"], Gram(), tile=16)["relu1_1"].shape
+    >>> targets = tiled_style_targets(VGG(), params, style, ["relu1_1"], Gram(), tile=16)
+    >>> targets["relu1_1"].shape
     (64, 64)
     """
     _check_additive(statistic)
-    tiling = _make_tiling(style, network, layers, tile)
+    check_image(style)
+    tiling = _make_tiling(network, params, style, layers, tile)
     padded = tiling.pad_image(style)
 
     def measure(offset: Offset) -> dict[str, Any]:
-        parts = tiling.features(network, padded, layers, offset)
+        parts = tiling.features(params, padded, layers, offset)
         return {layer: statistic.measure(part) for layer, part in parts.items()}
 
     sums = _sum_over_tiles(measure, tiling)
-    return objective.average_over_positions(sums, style.shape[:2], statistic)
+    return objective.average_over_positions(network, sums, style.shape[:2], statistic)
 
 
 def _check_additive(statistic: StyleStatistic) -> None:
@@ -213,24 +225,50 @@ def _sum_over_tiles(measure: Callable[[Offset], T], tiling: "Tiling") -> T:
 
 
 def _make_tiling(
-    image: Float[Array, "h w 3"], network: VGG, layers: Sequence[str], tile: int
+    network: Network,
+    params: PyTree,
+    image: Float[Array, "h w 3"],
+    layers: Sequence[str],
+    tile: int,
 ) -> "Tiling":
     """Split an image into as few equal tiles as possible; a side in one piece has no halo."""
-    if tile < MAX_STRIDE or tile % MAX_STRIDE:
-        raise InputError(f"tile is {tile} pixels; give a multiple of {MAX_STRIDE}")
-    stride = 2 ** max(map(num_poolings, layers), default=0)
-    halo = round_up(receptive_radius(network.model, layers), stride)
+    check_size(network, image.shape[:2], layers)
+    unit = tile_unit(network, layers)
+    if tile < unit or tile % unit:
+        raise InputError(f"tile is {tile} pixels; give a multiple of {unit}")
+    radius = network.receptive_radius(params, layers)
+    if radius is None:
+        raise InputError(
+            f"{network} has no finite receptive radius, so it cannot run tile by tile; choose a "
+            "smaller size or more memory"
+        )
+    halo = round_up(radius, math.lcm(*map(network.stride, layers)))
     height, width = image.shape[:2]
     counts = -(-height // tile), -(-width // tile)
     tile_shape = (
-        round_up(-(-height // counts[0]), MAX_STRIDE),
-        round_up(-(-width // counts[1]), MAX_STRIDE),
+        round_up(-(-height // counts[0]), unit),
+        round_up(-(-width // counts[1]), unit),
     )
     halos = halo if counts[0] > 1 else 0, halo if counts[1] > 1 else 0
-    return Tiling((height, width), counts, tile_shape, halos)
+    return Tiling(network, (height, width), counts, tile_shape, halos)
+
+
+def tile_unit(network: Network, layers: Sequence[str]) -> int:
+    """Return the number of pixels that the sides of tiles are multiples of.
+
+    >>> from nst_jax import VGG
+    >>> tile_unit(VGG(), ["relu1_1", "relu3_1"])
+    16
+    """
+    return math.lcm(MIN_UNIT, *map(network.stride, layers))
 
 
 def round_up(size: int, stride: int) -> int:
+    """Return the smallest multiple of ``stride`` that is not below ``size``.
+
+    >>> round_up(17, 16)
+    32
+    """
     return -(-size // stride) * stride
 
 
@@ -238,6 +276,7 @@ def round_up(size: int, stride: int) -> int:
 class Tiling:
     """How an image is split into tiles. All pairs are rows and columns."""
 
+    network: Network
     image_shape: tuple[int, int]
     counts: tuple[int, int]
     tile_shape: tuple[int, int]
@@ -261,20 +300,22 @@ class Tiling:
 
     def pad_to_tiles(self, x: Float[Array, "h_l w_l n"], layer: str) -> Float[Array, "_ _ n"]:
         """Pad an array of a layer's positions with zeros as far as tiles reach."""
+        stride = self.network.stride(layer)
         sides = zip(self.counts, self.tile_shape, x.shape, strict=False)
-        margins = [(0, count * (tile >> num_poolings(layer)) - side) for count, tile, side in sides]
+        margins = [(0, count * (tile // stride) - side) for count, tile, side in sides]
         return jnp.pad(x, (*margins, (0, 0)))
 
     def slice_tile(
         self, x: Float[Array, "_ _ n"], layer: str, offset: Offset
     ) -> Float[Array, "_ _ n"]:
         """Return the part of a padded array that belongs to one tile."""
-        height, width = (side >> num_poolings(layer) for side in self.tile_shape)
-        row, column = offset >> num_poolings(layer)
+        stride = self.network.stride(layer)
+        height, width = (side // stride for side in self.tile_shape)
+        row, column = offset // stride
         return lax.dynamic_slice(x, (row, column, 0), (height, width, x.shape[2]))
 
     def features(
-        self, network: VGG, padded: Float[Array, "_ _ 3"], layers: Sequence[str], offset: Offset
+        self, params: PyTree, padded: Float[Array, "_ _ 3"], layers: Sequence[str], offset: Offset
     ) -> dict[str, Float[Array, "_ _ n_l"]]:
         """Return the features of one tile, zero outside the image."""
         row, column = offset
@@ -283,10 +324,11 @@ class Tiling:
         )
         patch = lax.dynamic_slice(padded, (row, column, 0), (height, width, 3))
         window = PatchWindow(row - self.halo[0], column - self.halo[1], *self.image_shape)
-        features = network(patch, layers, window)
-        return {layer: self._crop_halo(x, num_poolings(layer)) for layer, x in features.items()}
+        features = self.network.features(params, patch, layers, window)
+        return {layer: self._crop_halo(x, layer) for layer, x in features.items()}
 
-    def _crop_halo(self, x: Float[Array, "_ _ n"], poolings: int) -> Float[Array, "_ _ n"]:
+    def _crop_halo(self, x: Float[Array, "_ _ n"], layer: str) -> Float[Array, "_ _ n"]:
+        stride = self.network.stride(layer)
         (top, left), (height, width) = self.halo, self.tile_shape
-        rows = slice(top >> poolings, top + height >> poolings)
-        return x[rows, left >> poolings : left + width >> poolings]
+        rows = slice(top // stride, (top + height) // stride)
+        return x[rows, left // stride : (left + width) // stride]

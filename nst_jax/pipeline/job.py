@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, PyTree
 
 from nst_jax import images
 from nst_jax.errors import InputError, short_repr
@@ -23,16 +23,16 @@ from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights, StyleStatistic
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.losses.statistics import is_stochastic, make_statistic
-from nst_jax.models import prepare_params
-from nst_jax.models import weights as weight_files
-from nst_jax.models.vgg import Params
+from nst_jax.networks.device import resolve_dtype
+from nst_jax.networks.load import LoadedParams, default_network, load_params
+from nst_jax.networks.protocol import Network
 from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
 from nst_jax.partitioning import check_mesh, make_mesh, replicate
 from nst_jax.partitioning.sharding import IMAGES
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
-from nst_jax.settings import LEARNING_RATE_REFUSED, Settings, parse_bytes
+from nst_jax.settings import LEARNING_RATE_REFUSED, MIN_SIZE, Settings, parse_bytes
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
 
@@ -61,6 +61,7 @@ class Job:
         styles: the style images, no larger than the output needs them.
         masks: where each style applies, or None.
         init_image: the image to start from, at the first level's size.
+        network: the network.
         params: the network's parameters, prepared for the device.
         loss_weights: the weights of the loss.
         statistic: the style statistic.
@@ -82,7 +83,8 @@ class Job:
     styles: list[Float32[np.ndarray, "_ _ 3"]]
     masks: Float32[np.ndarray, "r h w"] | None
     init_image: Float[Array, "h0 w0 3"]
-    params: Params
+    network: Network
+    params: PyTree
     loss_weights: LossWeights
     statistic: StyleStatistic
     optimizer: Optimizer
@@ -96,6 +98,12 @@ class Job:
     def num_steps(self) -> int:
         """The steps of one image through all levels."""
         return sum(level.steps for level in self.levels)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that compare content or style."""
+        weights = self.loss_weights
+        return tuple({**weights.content_layers, **weights.style_layers})
 
     @property
     def key(self) -> Array | None:
@@ -158,9 +166,13 @@ def prepare_job(
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
     check_pixels_fit(shape)
-    levels = plan_levels(settings, shape)
     use_content = content_data is not None and settings.content_weight > 0
     use_style = settings.style_weight > 0
+    content_layers = settings.content_layers if use_content else {}
+    style_layers = settings.style_layers if use_style else {}
+    layers = [*content_layers, *style_layers]
+    network = settings.network or default_network(settings.pooling, settings.padding)
+    levels = plan_levels(settings, shape, max(MIN_SIZE, network.min_size(layers)))
     if use_style and not styles:
         raise InputError("there is no style image; give at least one, or a style_weight of 0")
     style_images = []
@@ -182,14 +194,18 @@ def prepare_job(
             settings.color_mode, target, alpha, style_images
         )
     init_image = _init_image(settings, target, levels[0].shape)
-    content_layers = settings.content_layers if use_content else {}
-    style_layers = settings.style_layers if use_style else {}
-    weights = _load_weights(settings)
-    params = prepare_params(weights.params, settings.dtype, [*content_layers, *style_layers])
+    loaded = load_params(network, settings.weights, settings.model)
+    dtype = resolve_dtype(settings.dtype).name
+    params = network.prepare(loaded.params, dtype, layers)
     if "auto" in (settings.model, settings.dtype):
         # Another machine may choose otherwise, and then makes another image.
-        log.info("the network is %s in %s", weights.model.upper(), _network_dtype(params))
+        log.info("the network is %s in %s", str(loaded.metadata["model"]).upper(), dtype)
     devices = _devices(settings)
+    if devices and network.receptive_radius(params, layers) is None:
+        raise InputError(
+            f"devices is {short_repr(settings.devices)} and {network} has no finite receptive "
+            "radius, so its images cannot be divided; give 1"
+        )
     ema_decay = settings.ema_decay
     if ema_decay is None:
         ema_decay = DEFAULT_EMA_DECAY if _optimizer_name(settings, statistic) == "adam" else 0.0
@@ -204,6 +220,7 @@ def prepare_job(
         styles=style_images,
         masks=masks,
         init_image=init_image,
+        network=network,
         params=params,
         loss_weights=LossWeights(
             settings.content_weight,
@@ -222,13 +239,11 @@ def prepare_job(
     )
     if mesh := job.mesh(len(levels) - 1):
         job = replace(job, params=replicate(params, mesh))
-    job.metadata.update(_metadata(job, content, weights))
+    job.metadata.update(_metadata(job, content, loaded))
     return job
 
 
-def _metadata(
-    job: Job, content: ImageSource | None, weights: weight_files.Weights
-) -> dict[str, Any]:
+def _metadata(job: Job, content: ImageSource | None, loaded: LoadedParams) -> dict[str, Any]:
     """Return everything that decides the images as JSON values; files by name, without folders."""
     settings = job.settings
     values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
@@ -236,6 +251,7 @@ def _metadata(
     return (
         values
         | lists
+        | loaded.metadata
         | {
             "version": version("nst-jax"),
             "content": None if content is None else source_name(content),
@@ -252,19 +268,11 @@ def _metadata(
             "levels": [max(level.shape) for level in job.levels],
             "steps": [level.steps for level in job.levels],
             "num_steps": job.num_steps,
-            "model": weights.model,
-            "weights": weights.path.name,
-            "weights_sha256": weights.sha256,
-            "weights_source": weights.source,
-            "dtype": _network_dtype(job.params),
+            "dtype": resolve_dtype(settings.dtype).name,
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
     )
-
-
-def _network_dtype(params: Params) -> str:
-    return params["conv1_1"]["kernel"].dtype.name
 
 
 def _describe_style_loss(style_loss: Any) -> Any:
@@ -305,21 +313,6 @@ def downscale(pixels: Float32[np.ndarray, "_ _ 3"], size: int) -> Float32[np.nda
     if max(pixels.shape[:2]) <= size:
         return pixels
     return images.resize(pixels, images.fit_longest_side(pixels.shape, size))
-
-
-def _load_weights(settings: Settings) -> weight_files.Weights:
-    weights = settings.weights
-    if isinstance(weights, Mapping):
-        weights = weight_files.from_params(weights)
-    if not isinstance(weights, str | os.PathLike | weight_files.Weights | None):
-        raise InputError(f"weights is {short_repr(weights)}; give a file, Weights or parameters")
-    if not isinstance(weights, weight_files.Weights):
-        return weight_files.load_pretrained(settings.model, weights)
-    if settings.model not in ("auto", weights.model):
-        raise InputError(
-            f"model is {settings.model!r} and the weights are of {weights.model}; leave one out"
-        )
-    return weights
 
 
 def _output_shape(content: ImageData | None, settings: Settings) -> tuple[int, int]:

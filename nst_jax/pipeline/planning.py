@@ -9,13 +9,12 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from nst_jax.errors import MemoryLimitError
 from nst_jax.losses import LossWeights, Targets, loss
-from nst_jax.models.vgg import Params
 from nst_jax.optimize import LossFn, chunk_lowering_args
-from nst_jax.partitioning import sharded_loss_fn, tiled_loss_fn
+from nst_jax.partitioning import sharded_loss_fn, tile_unit, tiled_loss_fn
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.memory import available_bytes, compile_within_limit, required_bytes
 from nst_jax.pipeline.targets import LevelInputs, level_inputs, target_shapes
@@ -27,9 +26,9 @@ log = logging.getLogger("nst_jax")
 MAX_GPU_ELEMENTS: Final = 2**31
 """Many of cuDNN's kernels do not index larger arrays."""
 LARGEST_FILTERS: Final = 64
-"""The largest features, those of block 1, have so many filters."""
-TILE_SIZES: Final = (None, 2048, 1024, 512, 256)
-"""From fast to small. A tile computes its halo too, which is 80 pixels wide."""
+"""The largest features, those at the image's own resolution, have about so many filters."""
+TILE_SIZES: Final = (2048, 1024, 512, 256)
+"""From fast to small. A tile computes its halo too, which is 80 pixels wide in VGG19."""
 
 
 def check_state_fits(job: Job) -> None:
@@ -79,12 +78,16 @@ def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
         return None
     shape = job.levels[level].shape
     limit = job.memory_limit or available_bytes()
+    obstacle = _why_no_tiles(job)
+    tiles: list[int | None] = [None]
+    if obstacle is None:
+        unit = tile_unit(job.network, job.layers)
+        sizes = [size - size % unit for size in TILE_SIZES]
+        tiles += [size for size in sizes if 0 < size < max(shape)]
+    if _is_too_large_for_cudnn(shape) and len(tiles) > 1:
+        tiles.remove(None)
     reason = None
-    for tile in TILE_SIZES:
-        if tile is not None and (tile >= max(shape) or not _can_tile(job)):
-            continue
-        if tile is None and _is_too_large_for_cudnn(shape) and _can_tile(job):
-            continue
+    for tile in tiles:
         jitted, arrays, static = _planned_call(job, level, inputs, tile)
         try:
             compile_within_limit(jitted, *arrays, limit=limit, **static)
@@ -94,7 +97,8 @@ def choose_tile(job: Job, level: int, inputs: LevelInputs) -> int | None:
         if tile is not None:
             log.info("%dx%d pixels run in tiles of up to %d pixels", shape[1], shape[0], tile)
         return tile
-    raise MemoryLimitError(f"{shape[1]}x{shape[0]} pixels, even in tiles: {reason}")
+    tried = f", and no tiles, because {obstacle}" if obstacle else ", even in tiles"
+    raise MemoryLimitError(f"{shape[1]}x{shape[0]} pixels{tried}: {reason}")
 
 
 def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -> Any:
@@ -123,7 +127,7 @@ def batched_loss_fn(loss: LossFn) -> LossFn:
     def loss_with_style(
         image: Array,
         style: dict[str, Any],
-        params: Params,
+        params: PyTree,
         targets: Targets,
         weights: LossWeights,
         **key: Array,
@@ -138,5 +142,12 @@ def _is_too_large_for_cudnn(shape: tuple[int, int]) -> bool:
     return jax.default_backend() == "gpu" and elements >= MAX_GPU_ELEMENTS
 
 
-def _can_tile(job: Job) -> bool:
-    return job.statistic.additive and job.settings.loss_fn is None
+def _why_no_tiles(job: Job) -> str | None:
+    """Return why a job cannot run tile by tile; None if it can."""
+    if job.settings.loss_fn is not None:
+        return "the loss is your own"
+    if not job.statistic.additive:
+        return f"{job.statistic} needs all positions at once"
+    if job.network.receptive_radius(job.params, job.layers) is None:
+        return f"{job.network} has no finite receptive radius"
+    return None

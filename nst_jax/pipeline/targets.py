@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, PyTree
 
 from nst_jax import images
 from nst_jax.losses import StyleStatistic, Targets
-from nst_jax.losses.objective import combine_targets, style_targets
-from nst_jax.models.vgg import VGG, Params
+from nst_jax.losses.objective import combine_targets, style_targets, whole_features
+from nst_jax.networks.protocol import Network
 from nst_jax.partitioning import (
-    ShardedVGG,
     replicate,
     shard_image,
+    sharded_features,
     tiled_features,
     tiled_style_targets,
 )
@@ -102,16 +102,14 @@ def target_shapes(job: Job, inputs: LevelInputs, mix: Sequence[float]) -> Target
 
 def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Targets:
     """Return the targets of one image: those of the content, and of a mix of the styles."""
-    settings = job.settings
     return combine_targets(
         targets.content,
         targets.styles,
         style_weights=mix if targets.styles else None,
         masks=targets.masks,
+        network=job.network,
+        normalization=job.settings.normalization,
         statistic=job.statistic,
-        normalization=settings.normalization,
-        pooling=settings.pooling,
-        padding=settings.padding,
     )
 
 
@@ -121,8 +119,7 @@ def _evaluate(
     def place(image: np.ndarray) -> Array:
         return jnp.asarray(image) if mesh is None else shard_image(image, mesh)
 
-    settings = job.settings
-    options = {"pooling": settings.pooling, "padding": settings.padding, "tile": tile, "mesh": mesh}
+    options: dict[str, Any] = {"network": job.network, "tile": tile, "mesh": mesh}
     content = {}
     if inputs.content_target is not None:
         layers = tuple(job.loss_weights.content_layers)
@@ -138,40 +135,45 @@ def _evaluate(
     return LevelTargets(content, styles, None if masks is None else jnp.asarray(masks))
 
 
-@partial(jax.jit, static_argnames=("layers", "pooling", "padding", "tile", "mesh"))
+@partial(jax.jit, static_argnames=("network", "layers", "tile", "mesh"))
 def _content_features(
-    params: Params,
+    params: PyTree,
     image: Float[Array, "h w 3"],
     *,
+    network: Network,
     layers: tuple[str, ...],
-    pooling: Any,
-    padding: Any,
     tile: int | None,
     mesh: Mesh | None,
 ) -> dict[str, Array]:
-    network = VGG(params, pooling=pooling, padding=padding)
-    if mesh is not None:
-        return ShardedVGG(network, mesh)(image, layers)
-    if tile is None:
-        return network(image, layers)
-    return tiled_features(network, image, layers, tile=tile)
+    if tile is not None:
+        return tiled_features(network, params, image, layers, tile=tile)
+    return _features(network, params, image, layers, mesh)
 
 
-@partial(jax.jit, static_argnames=("layers", "statistic", "pooling", "padding", "tile", "mesh"))
+@partial(jax.jit, static_argnames=("network", "layers", "statistic", "tile", "mesh"))
 def _style_targets(
-    params: Params,
+    params: PyTree,
     image: Float[Array, "h w 3"],
     *,
+    network: Network,
     layers: tuple[str, ...],
     statistic: StyleStatistic,
-    pooling: Any,
-    padding: Any,
     tile: int | None,
     mesh: Mesh | None,
 ) -> dict[str, Any]:
-    network = VGG(params, pooling=pooling, padding=padding)
-    if mesh is not None:
-        return style_targets(ShardedVGG(network, mesh), image, layers, statistic)
-    if tile is None:
-        return style_targets(network, image, layers, statistic)
-    return tiled_style_targets(network, image, layers, statistic, tile=tile)
+    if tile is not None:
+        return tiled_style_targets(network, params, image, layers, statistic, tile=tile)
+    features = _features(network, params, image, layers, mesh)
+    return style_targets(network, features, image.shape[:2], statistic)
+
+
+def _features(
+    network: Network,
+    params: PyTree,
+    image: Float[Array, "h w 3"],
+    layers: tuple[str, ...],
+    mesh: Mesh | None,
+) -> dict[str, Array]:
+    if mesh is None:
+        return whole_features(network, params, image, layers)
+    return sharded_features(network, params, image, layers, mesh=mesh)

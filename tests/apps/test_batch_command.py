@@ -72,7 +72,7 @@ def test_the_same_command_continues_a_stopped_run_from_its_checkpoint(monkeypatc
 
 
 def test_a_memory_limit_leads_to_the_tiles_of_stylize(monkeypatch):
-    monkeypatch.setattr(planning, "TILE_SIZES", (None, 16))
+    monkeypatch.setattr(planning, "TILE_SIZES", (16,))
     options = (*SMALL, "--size", "64", "--optimizer", "adam", "--steps", "2")
     limit = ("--memory-limit", "4MB")  # The whole image needs 5.6 MB, tiles of 16 pixels 2.4 MB.
     assert call(*JOB, *options, *limit, "-o", "out").exit_code == 0

@@ -1,12 +1,12 @@
 import pytest
 import torch
 from click.testing import CliRunner
-from models.weights import helpers
+from networks.weights import helpers
 
 from nst_jax.apps.cli.weights import weights
 from nst_jax.errors import InputError
-from nst_jax.models.weights import bundled_path, load_pretrained, vgg19_cache_path
-from nst_jax.models.weights.registry import BUNDLED_SHA256, VGG19_MD5, VGG19_URL
+from nst_jax.networks.weights import bundled_path, load_pretrained, vgg19_cache_path
+from nst_jax.networks.weights.registry import BUNDLED_SHA256, VGG19_MD5, VGG19_URL
 
 
 @pytest.fixture(autouse=True)

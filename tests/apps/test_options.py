@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 from apps.helpers import STYLIZE, call, error_line, make, metadata
 
-from nst_jax.models.weights import bundled_path
+from nst_jax.networks.weights import bundled_path
 from nst_jax.optimize import multiscale
 
 pytestmark = pytest.mark.usefixtures("small_photos")

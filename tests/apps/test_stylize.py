@@ -22,7 +22,7 @@ from PIL import Image
 
 from nst_jax import images
 from nst_jax.apps import plots
-from nst_jax.models import weights
+from nst_jax.networks import weights
 from nst_jax.pipeline import runner
 
 pytestmark = pytest.mark.usefixtures("small_photos")

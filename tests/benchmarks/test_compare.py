@@ -47,7 +47,7 @@ def test_both_sides_have_the_same_loss_and_gradient(params):
 
 def test_flops_and_activations_agree_with_xla_and_the_trained_network(params, vgg16, cat):
     layers = ("relu4_1", "relu5_1")
-    features = jax.jit(lambda params, image: VGG(params)(image, layers))
+    features = jax.jit(lambda params, image: VGG().features(params, image, layers))
     image = cat[:64, :64]
     compiled = features.lower(params, image).compile()
     trained, generated = features(vgg16, image), compiled(params, image)

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 SHALLOW = f"""
 {shallow.PATCH}
-from nst_jax.models import prepare
+from nst_jax.networks import prepare
 prepare.WINOGRAD_MIN_CHANNELS = 512
 """
 SIZE = re.compile(r"^SIZE, STEPS = \d+, \d+$", re.MULTILINE)

@@ -1,5 +1,6 @@
 """The whole objective, its value and its gradient, against PyTorch in float64."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,7 +16,7 @@ from losses.channel_statistics import ChannelMax, ChannelMean
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets, loss, make_targets
-from nst_jax.models.vgg import VGG
+from nst_jax.networks.vgg import VGG
 
 CONTENT_LAYERS = {"conv3_1": 0.3, "conv4_1": 1.0}
 STYLE_LAYERS = {"relu1_1": 0.5, "relu2_1": 0.2, "conv3_2": 1.5, "relu4_1": 1.0}
@@ -118,8 +119,7 @@ def test_values_and_gradients_equal_pytorch(
         style_layers=list(STYLE_LAYERS),
         style_weights=MIXING,
         normalization=normalization,
-        pooling=pooling,
-        padding=padding,
+        network=VGG(pooling, padding),
     )
     targets = jax.jit(make)(vgg16, face, styles, masks=masks)
     features = partial(reference_features, vgg16, pooling=pooling, padding=padding, blocks=4)
@@ -147,7 +147,7 @@ def test_a_kind_of_loss_without_layers_is_zero(vgg16, start, content, style):
     layers = [{"relu1_1": 1.0} if kind else {} for kind in (content, style)]
     shapes = [(HEIGHT, WIDTH, 64), (64, 64)]
     ones = [dict.fromkeys(x, jnp.ones(shape)) for x, shape in zip(layers, shapes, strict=True)]
-    total, terms = loss(start, vgg16, Targets(*ones), LossWeights(2.0, 3.0, 5.0, *layers))
+    total, terms = loss(start, vgg16, Targets(*ones, VGG()), LossWeights(2.0, 3.0, 5.0, *layers))
     assert len(terms) == 3 + content + style
     assert [terms["content"] > 0, terms["style"] > 0] == [content, style]
     weighted = 2 * terms["content"] + 3 * terms["style"] + 5 * terms["tv"]
@@ -235,10 +235,10 @@ def test_a_mask_that_pooling_drops_is_safe(vgg16, near, face, styles, share):
 @pytest.mark.parametrize("layer", ["relu1_1", "conv2_1", "conv3_2", "relu4_1"])
 def test_masks_follow_the_features_to_every_layer(vgg16, face, layer):
     masks = jnp.asarray(make_masks("partition"))
-    found = objective.downsample_masks(masks, layer)
-    h, w, _ = jax.eval_shape(lambda x: VGG(vgg16)(x, [layer])[layer], face).shape
+    found = objective.downsample_masks(VGG(), masks, layer)
+    h, w, _ = jax.eval_shape(lambda x: VGG().features(vgg16, x, [layer])[layer], face).shape
     assert found.shape == (2, h, w)
-    assert objective.num_positions(layer, HEIGHT, WIDTH) == h * w
+    assert objective.num_positions(VGG(), layer, (HEIGHT, WIDTH)) == h * w
     stride = 2 ** (int(layer[4]) - 1)
     blocks = masks[:, : h * stride, : w * stride].reshape(2, h, stride, w, stride)
     np.testing.assert_allclose(found, blocks.mean((2, 4)), 1e-5)
@@ -258,7 +258,7 @@ def test_another_statistic_is_measured_and_compared(vgg16, face, styles, statist
     assert np.abs(gradient).max() > 0
 
     def measure(image, mask=None):
-        F = np.asarray(VGG(vgg16)(image, ["conv2_1"])["conv2_1"], np.float64)
+        F = np.asarray(VGG().features(vgg16, image, ["conv2_1"])["conv2_1"], np.float64)
         mask = np.ones(F.shape[:2]) if mask is None else np.asarray(mask, np.float64)
         F = F * mask[..., None]
         return F.sum((0, 1)) / mask.sum() if statistic.additive else F.max((0, 1))
@@ -266,7 +266,8 @@ def test_another_statistic_is_measured_and_compared(vgg16, face, styles, statist
     expected, weights = [measure(style) for style in styles], [1.0]
     if masked:
         weights = masks.mean((1, 2))
-        found = [measure(face, mask) for mask in objective.downsample_masks(masks, "conv2_1")]
+        layer_masks = objective.downsample_masks(VGG(), masks, "conv2_1")
+        found = [measure(face, mask) for mask in layer_masks]
     else:
         found, expected = [measure(face)], [np.mean(expected, 0)]
     distances = [np.square(x - y).sum() for x, y in zip(found, expected, strict=True)]
@@ -338,6 +339,12 @@ BOTH = {"content_layers": ONE, "style_layers": ONE}
         ("", {"style_layers": ONE}, "style layers, or neither"),
         ("c", {"content_layers": ["relu9_1"]}, "unknown layer 'relu9_1'"),
         ("s", {"style_layers": ["relu9_2"]}, "unknown layer 'relu9_2'"),
+        ("s", {"style_layers": "relu2_1"}, "style_layers is 'relu2_1'; give a list of layers"),
+        (
+            "c",
+            {"content_layers": "relu3_2"},
+            r"content_layers is 'relu3_2'.* such as \['relu3_2'\]",
+        ),
         ("c", {"content_layers": ONE, "normalization": "other"}, "normalization is 'other'"),
         ("c", {"content_layers": ONE, "style_weights": [1.0]}, "1 style weights for 0"),
         ("ss", {"style_layers": ONE, "style_weights": [1.0]}, "1 style weights for 2 style images"),
@@ -365,17 +372,23 @@ def test_arguments_that_do_not_fit_are_refused(vgg16, face, images, options, mes
     ],
 )
 def test_weights_of_other_layers_are_refused(vgg16, face, content, style, message):
-    targets = Targets(dict.fromkeys(FEW, face), dict.fromkeys(FEW, face))
+    targets = Targets(dict.fromkeys(FEW, face), dict.fromkeys(FEW, face), VGG())
     with pytest.raises(InputError, match=message):
         loss(face, vgg16, targets, LossWeights(content_layers=content, style_layers=style))
+
+
+def test_axes_in_the_place_of_layers_have_a_representation():
+    axes = Targets(None, {"relu1_1": 0}, VGG())  # As ``in_axes`` of ``jax.vmap``.
+    assert repr(axes).startswith("Targets(content: none; style: relu1_1; Gram(")
+    assert repr(replace(axes, content=0)).startswith("Targets(content: 0; style")
 
 
 @pytest.mark.parametrize("size", [1, 3])  # one position would broadcast silently
 def test_targets_of_another_size_are_refused(vgg16, face, size):
     layers = {"relu5_1": 1.0}
-    targets = Targets({"relu5_1": jnp.zeros((size, size, 512))}, {})
+    targets = Targets({"relu5_1": jnp.zeros((size, size, 512))}, {}, VGG())
     with pytest.raises(InputError, match="content of the image's size"):
         loss(face[:32, :32], vgg16, targets, LossWeights(content_layers=layers))
-    targets = Targets({}, layers, {"relu5_1": jnp.ones((1, size, size))})
+    targets = Targets({}, layers, VGG(), {"relu5_1": jnp.ones((1, size, size))})
     with pytest.raises(InputError, match="masks of the image's size"):
         loss(face[:32, :32], vgg16, targets, LossWeights(style_layers=layers))

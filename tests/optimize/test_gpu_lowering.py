@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from nst_jax import LossWeights, loss, make_targets
-from nst_jax.models.architectures import conv_names, conv_shape
-from nst_jax.models.kernels.conv3x3 import DirectKernel
+from nst_jax.networks.architectures import conv_names, conv_shape
+from nst_jax.networks.kernels.conv3x3 import DirectKernel
 from nst_jax.optimize import chunk_lowering_args, init_state, pyramid_lbfgs
 
 STYLE_LAYERS = {"relu1_1": 0.5, "relu3_1": 0.5}

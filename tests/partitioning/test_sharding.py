@@ -1,5 +1,7 @@
 """Over a mesh of devices the objective is the same function, and each device holds its part."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,7 @@ def test_a_statistic_that_is_not_additive_sees_all_positions():
     image, params, targets, loss_weights = problem(NETWORK, 40, 36, style=["relu1_1"])
     statistic = NearestNeighbor(num_positions=10_000)
     style = {"relu1_1": statistic.measure(noise(20, 20, seed=1)[..., :1] * jnp.ones(8))}
-    targets = type(targets)({}, style, statistic=statistic)
+    targets = replace(targets, style=style, statistic=statistic)
     args = image, params, targets, loss_weights
     (total, _), gradient = over_mesh(make_mesh(DEVICES[:2], 40), *args)
     (expected, _), expected_gradient = whole(*args)

@@ -13,8 +13,8 @@ from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import LossWeights, Targets, loss
 from nst_jax.losses.statistics import Gram
-from nst_jax.models.architectures import conv_names, num_poolings
-from nst_jax.models.vgg import VGG, PatchWindow, receptive_radius
+from nst_jax.networks import VGG, PatchWindow
+from nst_jax.networks.architectures import conv_names, num_poolings
 from nst_jax.optimize import minimize
 from nst_jax.partitioning import tiling
 from nst_jax.partitioning.tiling import tiled_loss, tiled_loss_fn, tiled_style_targets
@@ -51,7 +51,8 @@ def noise(height, width, seed=0):
 def problem(params, height, width, content=(), style=(), masks=None, **options):
     """The arguments of a loss: image, parameters, random targets, and weights that balance them."""
     rng = np.random.default_rng(2)
-    options = {"statistic": Gram(), "pooling": "max", "padding": "replicate"} | options
+    network = VGG(options.pop("pooling", "max"), options.pop("padding", "replicate"))
+    options = {"network": network, "normalization": "target_energy", "statistic": Gram()} | options
 
     def random(layer, *shape):
         filters = params[layer.replace("relu", "conv")]["bias"].size
@@ -129,8 +130,9 @@ def test_bfloat16_differs_by_its_rounding_only():
 
 def test_the_halo_and_the_zeros_outside_of_the_image_are_needed(few, monkeypatch):
     _, expected = whole(*few)
+    radius = VGG.receptive_radius
     for target, name, replacement in (
-        (tiling, "receptive_radius", lambda *args: receptive_radius(*args) - 2),
+        (VGG, "receptive_radius", lambda *args: radius(*args) - 2),
         (PatchWindow, "zero_outside", lambda window, x: x),
     ):
         with monkeypatch.context() as patch:
@@ -145,7 +147,7 @@ def test_memory_is_that_of_one_tile(vgg16):
     def planned(size):
         image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
         layers = {"relu2_1": 1.0}
-        targets = Targets({}, {"relu2_1": jax.ShapeDtypeStruct((128, 128), jnp.float32)})
+        targets = Targets({}, {"relu2_1": jax.ShapeDtypeStruct((128, 128), jnp.float32)}, VGG())
         lowered = tiled(64).lower(image, vgg16, targets, LossWeights(style_layers=layers))
         return lowered.compile().memory_analysis().temp_size_in_bytes, image.size * 4
 
@@ -198,13 +200,13 @@ def test_one_tile_size_is_one_function_without_constants(few):
     ("model", "layers", "tile"), [("vgg16", FEW, 64), ("vgg19", ["conv2_1", "relu5_1"], 32)]
 )
 def test_features_and_style_targets_are_those_of_the_whole_image(model, layers, tile):
-    network, image = VGG(thin_network(model)), noise(37, 50)
-    expected = network(image, layers)
-    pairs = [(tiling.tiled_features(network, image, layers, tile=tile), expected)]
+    args = VGG(), thin_network(model), noise(37, 50)
+    expected = VGG().features(*args[1:], layers)
+    pairs = [(tiling.tiled_features(*args, layers, tile=tile), expected)]
     for statistic in (Gram(), ChannelMean()):
-        found = tiled_style_targets(network, image, layers, statistic, tile=tile)
+        found = tiled_style_targets(*args, layers, statistic, tile=tile)
         measured = {layer: statistic.measure(x) for layer, x in expected.items()}
-        mean = objective.average_over_positions(measured, image.shape[:2], statistic)
+        mean = objective.average_over_positions(VGG(), measured, (37, 50), statistic)
         pairs.append((found, mean))
     for found, expected in pairs:
         errors = jax.tree.map(error, found, expected)
@@ -226,7 +228,7 @@ def test_a_statistic_that_is_not_additive_is_refused(few):
     with pytest.raises(InputError, match=r"ChannelMax\(\) cannot be measured tile by tile"):
         tiled_loss(image, params, replace(targets, statistic=ChannelMax()), weights, tile=16)
     with pytest.raises(InputError, match=r"ChannelMax\(\) cannot be measured tile by tile"):
-        tiled_style_targets(VGG(params), image, ["relu1_1"], ChannelMax(), tile=16)
+        tiled_style_targets(VGG(), params, image, ["relu1_1"], ChannelMax(), tile=16)
 
 
 def test_arguments_that_do_not_fit_each_other_are_refused(few):
@@ -236,7 +238,6 @@ def test_arguments_that_do_not_fit_each_other_are_refused(few):
     with pytest.raises(InputError, match="content weights name the layers"):
         tiled_loss(image, params, targets, LossWeights(), tile=16)
     layers = {"relu3_1": 1.0}
+    targets = Targets({}, layers, VGG())
     with pytest.raises(InputError, match="40x3 pixels is too small for relu3_1"):
-        tiled_loss(
-            noise(3, 40), params, Targets({}, layers), LossWeights(style_layers=layers), tile=16
-        )
+        tiled_loss(noise(3, 40), params, targets, LossWeights(style_layers=layers), tile=16)

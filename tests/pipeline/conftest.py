@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nst_jax import run, stylize
-from nst_jax.models.weights import bundled_path, load
+from nst_jax.networks.weights import bundled_path, load
 from nst_jax.pipeline import planning
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.memory import compile_within_limit, required_bytes
@@ -105,7 +105,7 @@ def leave_at(checkpoint):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Let tiles be smaller than these images."""
-    monkeypatch.setattr(planning, "TILE_SIZES", (None, 32))
+    monkeypatch.setattr(planning, "TILE_SIZES", (32,))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import nst_jax
 from nst_jax import InputError, Settings, reconstruct_content, stylize, synthesize_texture
 from nst_jax.images import read, read_metadata, resize
 from nst_jax.losses.statistics import gram
-from nst_jax.models.weights import bundled_path
+from nst_jax.networks.weights import bundled_path
 
 SHAPE = (36, 48)
 
@@ -177,7 +177,8 @@ def test_a_texture_has_the_gram_matrices_of_its_styles(styles, one_level, vgg16)
     assert (texture.metadata["content"], texture.metadata["init"]) == (None, "noise")
     assert texture.metadata["style_weights"] == [0.75, 0.25]
     images = [jnp.asarray(x) for x in (*(resize(s / 255, (48, 48)) for s in pair), texture.image)]
-    first, second, found = (gram(nst_jax.VGG(vgg16)(x, ["relu1_1"])["relu1_1"]) for x in images)
+    features = [nst_jax.VGG().features(vgg16, x, ["relu1_1"])["relu1_1"] for x in images]
+    first, second, found = map(gram, features)
     mixture = 0.75 * first + 0.25 * second
     assert jnp.linalg.norm(found - mixture) < 0.1 * jnp.linalg.norm(first - second)
     assert psnr(texture.image, images[0]) < 20  # positions are free

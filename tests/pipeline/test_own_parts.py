@@ -11,7 +11,7 @@ import pytest
 import nst_jax
 from nst_jax.errors import InputError
 from nst_jax.losses import Gram
-from nst_jax.models import resolve_dtype
+from nst_jax.networks import resolve_dtype
 from nst_jax.optimize import pyramid_lbfgs
 from nst_jax.pipeline.descriptions import fingerprint
 

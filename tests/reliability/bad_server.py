@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 # `download` is the function in the package's namespace.
-download_module = importlib.import_module("nst_jax.models.weights.download")
+download_module = importlib.import_module("nst_jax.networks.weights.download")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from reliability.bad_server import download_module, serve
 from reliability.faults import STYLIZE
 from reliability.hostile import Started
 
-from nst_jax.models.weights import bundled_path, pretrained
+from nst_jax.networks.weights import bundled_path, pretrained
 from nst_jax.pipeline import runner
 
 

@@ -13,9 +13,9 @@ from functools import partial
 import h5py
 import numpy as np
 import torch
-from models.weights.helpers import sparse_state, write_sparse_keras
+from networks.weights.helpers import sparse_state, write_sparse_keras
 
-from nst_jax.models.architectures import conv_names, conv_shape
+from nst_jax.networks.architectures import conv_names, conv_shape
 
 HEADER_END = 8
 

@@ -19,8 +19,8 @@ from nst_jax import images
 from nst_jax.apps.cli import run
 from nst_jax.apps.cli.run import enable_compilation_cache, trim_folder
 from nst_jax.errors import InputError
-from nst_jax.models import weights
-from nst_jax.models.weights import bundled_path, load
+from nst_jax.networks import weights
+from nst_jax.networks.weights import bundled_path, load
 
 pytestmark = pytest.mark.usefixtures("small_photos", "weight_cache")
 

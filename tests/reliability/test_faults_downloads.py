@@ -13,8 +13,8 @@ from reliability.faults import fail_with, one_error_line
 
 from nst_jax.errors import InputError
 from nst_jax.files import file_hash
-from nst_jax.models import weights
-from nst_jax.models.weights import load
+from nst_jax.networks import weights
+from nst_jax.networks.weights import load
 
 pytestmark = pytest.mark.usefixtures("weight_cache")
 
@@ -112,7 +112,7 @@ def test_a_signal_during_a_download_leaves_no_file(signum, server, weight_cache,
 def test_a_cache_that_cannot_be_written_is_named(name, number, server, weight_cache, monkeypatch):
     targets = {
         "Path.mkdir": "pathlib.Path.mkdir",
-        "write_atomically": "nst_jax.models.weights.safetensors.write_atomically",
+        "write_atomically": "nst_jax.networks.weights.safetensors.write_atomically",
         "tempfile.mkdtemp": "tempfile.mkdtemp",
     }
     with monkeypatch.context() as patch:
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_written_is_named(name, number, server, weight_ca
 
 def test_two_processes_that_download_at_once_leave_one_whole_file(server, weight_cache):
     code = (
-        "from nst_jax.files import file_hash; from nst_jax.models import weights;"
+        "from nst_jax.files import file_hash; from nst_jax.networks import weights;"
         f"print(file_hash(weights.download(url={server.url + '/both'!r}, md5={server.md5!r})))"
     )
     both = [

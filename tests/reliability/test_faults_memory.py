@@ -199,7 +199,7 @@ def refuse_whole_images(patch, sizes):
 
 def test_a_compiler_without_memory_for_tiles_too_leaves_no_file(monkeypatch):
     with monkeypatch.context() as patch:
-        refuse_whole_images(patch, (None,))
+        refuse_whole_images(patch, ())
         ended = call(*STYLIZE, "-o", OUT)
     assert ended.exit_code == 2
     assert "even in tiles" in one_error_line(ended)
@@ -209,7 +209,7 @@ def test_a_compiler_without_memory_for_tiles_too_leaves_no_file(monkeypatch):
 @pytest.mark.campaign
 def test_a_compiler_without_memory_for_the_whole_image_leads_to_tiles(whole, monkeypatch):
     with monkeypatch.context() as patch:
-        refuse_whole_images(patch, (None, 16))
+        refuse_whole_images(patch, (16,))
         tiled = make(*STYLIZE)
     assert metadata(OUT)["tile"] == 16
     assert np.abs(tiled - whole).max() < 3 / 255

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import LossWeights, loss, make_targets
+from nst_jax import VGG, LossWeights, loss, make_targets
 from nst_jax.losses.statistics import make_statistic
 
 pytestmark = pytest.mark.campaign
@@ -48,8 +48,7 @@ def loss_along_a_line(vgg16, face, cat, cast, pooling, padding, masks, style_los
         content_layers=[*CONTENT_LAYERS],
         style_layers=[*STYLE_LAYERS],
         masks=None if masks is None else cast(masks),
-        pooling=pooling,
-        padding=padding,
+        network=VGG(pooling, padding),
         statistic=statistic,
     )
     weights = LossWeights(1.0, 1.0, 0.1, CONTENT_LAYERS, STYLE_LAYERS)

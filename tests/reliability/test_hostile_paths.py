@@ -10,7 +10,7 @@ from reliability.hostile import assert_clear, assert_each, attempt, attempt_apar
 
 from nst_jax import images, weights
 from nst_jax.apps import plots
-from nst_jax.models.weights import bundled_path
+from nst_jax.networks.weights import bundled_path
 
 pytestmark = pytest.mark.usefixtures("photo_folder")
 

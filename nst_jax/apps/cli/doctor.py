@@ -25,8 +25,8 @@ def doctor() -> None:
     import jax
 
     from nst_jax.errors import InputError
-    from nst_jax.models import resolve_dtype, weights
-    from nst_jax.models.weights import cache_dir
+    from nst_jax.networks import resolve_dtype, weights
+    from nst_jax.networks.weights import cache_dir
     from nst_jax.pipeline.memory import available_bytes
 
     device, free = jax.devices()[0], available_bytes()

@@ -21,7 +21,7 @@ from nst_jax.apps import plots
 from nst_jax.apps.cli.processes import initialize_processes
 from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, escape
 from nst_jax.files import parse_json, write_atomically
-from nst_jax.models.weights import cache_dir
+from nst_jax.networks.weights import cache_dir
 from nst_jax.optimize import History, allgather
 from nst_jax.pipeline import Job, Progress, Result, run
 from nst_jax.settings import Settings

@@ -6,9 +6,9 @@ import click
 
 from nst_jax._types import Preprocessing
 from nst_jax.errors import InputError, escape
-from nst_jax.models import weights as weight_files
-from nst_jax.models.weights.download import vgg19_url
-from nst_jax.models.weights.registry import CAFFE_LICENSE, VGG19_MD5, VGG19_SIZE
+from nst_jax.networks import weights as weight_files
+from nst_jax.networks.weights.download import vgg19_url
+from nst_jax.networks.weights.registry import CAFFE_LICENSE, VGG19_MD5, VGG19_SIZE
 
 __all__ = ["weights"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from nst_jax.losses.statistics.gram import gram, masked_gram
 from nst_jax.losses.terms import EPSILON
-from nst_jax.models.kernels.dtypes import at_least_float32
+from nst_jax.networks.kernels.dtypes import at_least_float32
 
 __all__ = ["FeatureMoments", "Moments", "gaussian_wasserstein", "trace_of_root"]
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from nst_jax.losses.statistics.samples import SampledStatistic, Samples, draw_features
 from nst_jax.losses.terms import EPSILON
-from nst_jax.models.kernels.dtypes import at_least_float32
+from nst_jax.networks.kernels.dtypes import at_least_float32
 
 __all__ = ["NearestNeighbor", "nearest_neighbor_loss"]
 
