@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from lazy import torch
 
 from nst_jax.models import VGG, layers
 from nst_jax.models.layers import POOL_SCALE, bias_relu, pool

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from lazy import torch
 from PIL import Image
 
 import nst_jax

@@ -16,8 +16,8 @@ import h5py
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+import safetensors
+from lazy import Lazy, torch
 from models.weights import helpers
 from skimage.data import astronaut
 
@@ -92,7 +92,7 @@ def test_keras_files_give_the_arrays_of_keras(model, kind, folder):
 def test_torch_files_give_the_arrays_of_pytorch(model, kind, folder):
     state, path = torch_vgg(model).state_dict(), folder / "state.pth"
     if kind == "safetensors":
-        safetensors.torch.save_file(state, path)
+        Lazy("safetensors.torch").save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     weights = load(path, preprocessing="torchvision")
@@ -297,7 +297,7 @@ def test_wrong_layers_and_values_are_refused(tmp_path):
     ):
         assert_state_refused(helpers.sparse_state() | {key: wrong}, words, tmp_path)
     state = {key: value.contiguous().bfloat16() for key, value in helpers.sparse_state().items()}
-    safetensors.torch.save_file(state, tmp_path / "a")
+    Lazy("safetensors.torch").save_file(state, tmp_path / "a")
     assert_refused(tmp_path / "a", r"has dtype BF16; save it as float32", preprocessing="caffe")
 
 
