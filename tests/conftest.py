@@ -69,12 +69,15 @@ CONFIGURATIONS = {  # filters of each convolution; 0 is a pooling
 
 @pytest.fixture(autouse=True, scope="session")
 def _compilation_cache(tmp_path_factory):
-    """Cache compiled functions for the session: many tests run jobs of the same shapes."""
+    """Cache compiled functions, by default for the session: many tests run jobs of the same
+    shapes."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own
         folder = folder.parent
     settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     for name, value in settings.items():

@@ -8,7 +8,8 @@ import pytest
 import shallow
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS, FIRST = sorted(FOLDER.glob("*.ipynb")), FOLDER / "quickstart.ipynb"
 SHALLOW = f"""
 {shallow.PATCH}
 from nst_jax.models import prepare
@@ -19,8 +20,14 @@ GRID = re.compile(r"^ratios = \[.*\]", re.MULTILINE)
 SHOW = re.compile(r"^(plt\.)?show\(", re.MULTILINE)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.extended if path == FIRST else pytest.mark.campaign)
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.name,
+)
 def test_a_notebook_runs(path, monkeypatch):
     if path.stem == "research":  # It computes enough for the compiler's optimizations.
         monkeypatch.delenv("XLA_FLAGS")
@@ -44,8 +51,8 @@ def test_a_notebook_stores_all_of_its_images_or_none(path):
     assert cells_with_images(notebook) in ([], cells_that_show(notebook))
 
 
-def test_there_is_a_notebook():
-    assert NOTEBOOKS
+def test_the_first_notebook_exists():
+    assert FIRST in NOTEBOOKS
 
 
 def cells_that_show(notebook):
