@@ -9,7 +9,8 @@ import shallow
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NOTEBOOKS, FIRST = sorted(FOLDER.glob("*.ipynb")), FOLDER / "quickstart.ipynb"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+QUICKSTART = FOLDER / "quickstart.ipynb"
 SHALLOW = f"""
 {shallow.PATCH}
 from nst_jax.models import prepare
@@ -23,7 +24,9 @@ SHOW = re.compile(r"^(plt\.)?show\(", re.MULTILINE)
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=pytest.mark.extended if path == FIRST else pytest.mark.campaign)
+        pytest.param(
+            path, marks=pytest.mark.extended if path == QUICKSTART else pytest.mark.campaign
+        )
         for path in NOTEBOOKS
     ],
     ids=lambda path: path.name,
@@ -51,8 +54,8 @@ def test_a_notebook_stores_all_of_its_images_or_none(path):
     assert cells_with_images(notebook) in ([], cells_that_show(notebook))
 
 
-def test_the_first_notebook_exists():
-    assert FIRST in NOTEBOOKS
+def test_the_quickstart_exists():
+    assert QUICKSTART in NOTEBOOKS
 
 
 def cells_that_show(notebook):
