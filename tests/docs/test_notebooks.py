@@ -24,10 +24,12 @@ SHOW = re.compile(r"^(plt\.)?show\(", re.MULTILINE)
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(
-            path, marks=pytest.mark.extended if path == QUICKSTART else pytest.mark.campaign
-        )
-        for path in NOTEBOOKS
+        pytest.param(QUICKSTART, marks=pytest.mark.extended),
+        *(
+            pytest.param(path, marks=pytest.mark.campaign)
+            for path in NOTEBOOKS
+            if path != QUICKSTART
+        ),
     ],
     ids=lambda path: path.name,
 )
