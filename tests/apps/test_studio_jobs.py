@@ -120,24 +120,6 @@ def test_jobs_run_one_after_another_in_their_order(sessions, device):
     np.testing.assert_array_equal(updates[0].image, updates[1].image)
 
 
-def test_a_job_that_fails_says_why_and_the_next_one_runs(device, caplog):
-    def fail():
-        raise ZeroDivisionError("secret")
-
-    runs = [
-        Run(fail),
-        Run(lambda: prepare_job("none.png", "style.png", SETTINGS)),
-        Run(lambda: prepare_job("content.png", "style.png", SETTINGS)),
-    ]
-    for run in runs:
-        device.submit(run)
-    assert last(runs[2]).result is not None
-    assert runs[0].error == "the job failed: ZeroDivisionError; the terminal says more"
-    assert "secret" in caplog.text
-    assert runs[1].error.startswith("content 'none.png': cannot be opened")
-    assert runs[2].error == ""
-
-
 def test_a_waiting_job_that_is_stopped_never_starts(device):
     release, started = threading.Event(), []
 
