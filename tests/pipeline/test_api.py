@@ -199,7 +199,6 @@ def paper_loss(params, features, image, content, style):
     return alpha * content_loss + beta * style_loss
 
 
-@pytest.mark.extended
 def test_the_paper_preset_is_the_papers_loss(content, styles, vgg16, reference_features):
     """A step of gradient descent shows the gradient."""
     arrays = [content / 255, styles[0] / 255]
