@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import no_type_check
 
@@ -21,14 +22,11 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as nnf
+from lazy import nnf, torch
 from PIL import Image
 from skimage import data
-from sklearn.datasets import load_sample_image
 
 jax.config.update("jax_platforms", "cpu")
-torch.set_num_threads(1)  # the threads of PyTorch and JAX would compete for the same cores
 hypothesis.settings.register_profile("nst_jax", deadline=None)
 hypothesis.settings.load_profile("nst_jax")
 
@@ -72,12 +70,15 @@ CONFIGURATIONS = {  # filters of each convolution; 0 is a pooling
 
 @pytest.fixture(autouse=True, scope="session")
 def _compilation_cache(tmp_path_factory):
-    """Cache compiled functions for the session: many tests run jobs of the same shapes."""
+    """Cache compiled functions, by default for the session: many tests run jobs of the same
+    shapes."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own
         folder = folder.parent
     settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     for name, value in settings.items():
@@ -161,9 +162,15 @@ def photos():
         "astronaut": data.astronaut(),
         "chelsea": data.chelsea(),
         "coffee": data.coffee(),
-        "china": load_sample_image("china.jpg"),
-        "flower": load_sample_image("flower.jpg"),
+        "china": photo_of_sklearn("china.jpg"),
+        "flower": photo_of_sklearn("flower.jpg"),
     }
+
+
+def photo_of_sklearn(name):
+    """Read a photo without importing scikit-learn, which takes a second."""
+    folder = Path(find_spec("sklearn").origin).parent / "datasets" / "images"
+    return np.asarray(Image.open(folder / name))
 
 
 def crop(photo, top, left, height, width, stride=2):
@@ -244,8 +251,7 @@ def reference_features():
 @pytest.fixture(scope="session")
 def keras_file(tmp_path_factory):
     """A file of VGG19 as Keras publishes it, of a few kilobytes."""
-    # Here, because it imports Keras, which few tests need.
-    from networks.weights.helpers import write_sparse_keras
+    from networks.weights.helpers import write_sparse_keras  # after the modules that are checked
 
     path = tmp_path_factory.mktemp("keras") / "vgg19.h5"
     return write_sparse_keras(path, "vgg19").read_bytes()

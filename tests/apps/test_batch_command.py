@@ -71,6 +71,7 @@ def test_the_same_command_continues_a_stopped_run_from_its_checkpoint(monkeypatc
         np.testing.assert_array_equal(*images_made)
 
 
+@pytest.mark.extended
 def test_a_memory_limit_leads_to_the_tiles_of_stylize(monkeypatch):
     monkeypatch.setattr(planning, "TILE_SIZES", (16,))
     options = (*SMALL, "--size", "64", "--optimizer", "adam", "--steps", "2")

@@ -1,6 +1,6 @@
 import pytest
-import torch
 from click.testing import CliRunner
+from lazy import torch
 from networks.weights import helpers
 
 from nst_jax.apps.cli.weights import weights

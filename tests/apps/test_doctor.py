@@ -6,14 +6,18 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+import shallow
 from apps.helpers import call
 
 from nst_jax.apps.cli import doctor
+from nst_jax.settings import Settings
 
 
 def test_the_doctor_reports_the_machine_and_a_test(monkeypatch, tmp_path):
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor, "SIZE", 32)
+    for setting, layers in shallow.LAYERS.items():
+        monkeypatch.setitem(Settings.__init__.__kwdefaults__, setting, layers)
     (tmp_path / "compiled").mkdir()
     (tmp_path / "compiled" / "program").write_bytes(bytes(3 * 2**20))
     result = call("doctor")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.helpers import PROGRAM, STYLIZE, call, error_line, follow, full_disk, make, metadata
+from apps.helpers import PROGRAM, STYLIZE, call, error_line, follow, make, metadata
 
 from nst_jax import images
 from nst_jax.apps.cli.run import stop_on_signal
-from nst_jax.images import io
 
 pytestmark = [
     pytest.mark.usefixtures("small_photos"),
@@ -117,19 +116,3 @@ def test_the_log_of_another_job_is_replaced(monkeypatch):
     assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
     assert "belonged to another job" in result.stderr
     assert json.loads(Path("log.jsonl").read_text().splitlines()[0])["step"] == chunks[-1][1] + 1
-
-
-@pytest.mark.parametrize("full_after", [2, 6])
-def test_an_image_that_cannot_be_written_loses_no_step(full_after, monkeypatch):
-    """The disk is full when Ctrl-C comes, or at the end."""
-    whole = make(*STYLIZE, out="whole.png")
-    with monkeypatch.context() as patch:
-        patch.setattr(io, "write_atomically", full_disk)
-        chunks = follow(patch, (0, full_after))
-        assert "No space left on device" in error_line(*STYLIZE, "-o", "out.png")
-    assert list(Path().glob("out.png*")) == [CHECKPOINT]
-    with monkeypatch.context() as patch:
-        resumed = follow(patch)
-        np.testing.assert_array_equal(make(*STYLIZE, "--resume"), whole)
-    assert resumed[0] == min((0, chunks[-1][1] + 1), (0, 6))
-    assert not CHECKPOINT.exists()

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from compare import __main__ as compare_main
-from compare import jax_side, report, torch_side, workload
+from compare import jax_side, report, workload
+from lazy import Lazy, torch
 from processes import ChildError, ChildProcess, call_in_child
 
 from nst_jax import VGG
+
+pytestmark = pytest.mark.extended
+torch_side = Lazy("compare.torch_side")
 
 JOB = workload.Job(64, 2, "adam")
 
@@ -61,7 +64,6 @@ def test_flops_and_activations_agree_with_xla_and_the_trained_network(params, vg
     assert workload.step_flops(JOB) == 2 * workload.step_flops(workload.Job(64, 1, "adam"))
 
 
-@pytest.mark.extended
 def test_the_command_prints_the_tables():
     command = [sys.executable, Path(report.__file__).parent, "--device", "cpu", "--sizes", "32"]
     command += ["--batches", "1", "--optimizers", "lbfgs", "--steps", "2", "--rounds", "1"]

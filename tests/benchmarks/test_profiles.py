@@ -2,13 +2,14 @@
 
 import sys
 
-import ablations
 import jax
-import profile_step
 import pytest
+from lazy import Lazy
+
+pytestmark = pytest.mark.extended
+ablations, profile_step = Lazy("ablations"), Lazy("profile_step")
 
 
-@pytest.mark.extended
 def test_a_profile_has_parts_stages_and_convolutions(monkeypatch, capsys):
     def milliseconds(profile, function, *args):
         jax.eval_shape(function, *args)
@@ -24,7 +25,6 @@ def test_a_profile_has_parts_stages_and_convolutions(monkeypatch, capsys):
     assert "| conv3_2 (and 2 more) | 2 |" in text
 
 
-@pytest.mark.extended
 def test_ablations_print_a_table_each(monkeypatch, capsys, pair):
     monkeypatch.setattr(ablations, "milliseconds", lambda *args: jax.eval_shape(*args).ndim)
     monkeypatch.setattr(ablations, "minimize", lambda *args: 0.5)

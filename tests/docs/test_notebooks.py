@@ -8,7 +8,9 @@ import pytest
 import shallow
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+QUICKSTART = FOLDER / "quickstart.ipynb"
 SHALLOW = f"""
 {shallow.PATCH}
 from nst_jax.networks import prepare
@@ -19,8 +21,18 @@ GRID = re.compile(r"^ratios = \[.*\]", re.MULTILINE)
 SHOW = re.compile(r"^(plt\.)?show\(", re.MULTILINE)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(QUICKSTART, marks=pytest.mark.extended),
+        *(
+            pytest.param(path, marks=pytest.mark.campaign)
+            for path in NOTEBOOKS
+            if path != QUICKSTART
+        ),
+    ],
+    ids=lambda path: path.name,
+)
 def test_a_notebook_runs(path, monkeypatch):
     if path.stem == "research":  # It computes enough for the compiler's optimizations.
         monkeypatch.delenv("XLA_FLAGS")
@@ -44,8 +56,8 @@ def test_a_notebook_stores_all_of_its_images_or_none(path):
     assert cells_with_images(notebook) in ([], cells_that_show(notebook))
 
 
-def test_there_is_a_notebook():
-    assert NOTEBOOKS
+def test_the_quickstart_exists():
+    assert QUICKSTART in NOTEBOOKS
 
 
 def cells_that_show(notebook):

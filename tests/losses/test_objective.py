@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as nnf
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy import nnf, torch
 from losses.channel_statistics import ChannelMax, ChannelMean
 
 from nst_jax.errors import InputError

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-import torch
+from lazy import torch
 
 from nst_jax import LossWeights, loss, make_targets
 from nst_jax.errors import InputError

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from lazy import torch
 
 from nst_jax.networks import VGG, layers
 from nst_jax.networks.layers import POOL_SCALE, bias_relu, pool
@@ -67,6 +67,7 @@ def test_l2_pooling_of_large_half_precision_activations_does_not_overflow():
     assert pool(x, "l2").item() == pytest.approx(POOL_SCALE["l2"] * 1000, rel=1e-3)
 
 
+@pytest.mark.campaign
 def test_the_scale_keeps_the_size_of_activations(vgg16, photos):
     images = [jnp.asarray(x[:272:2, :400:2], jnp.float32) / 255 for x in photos.values()]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
+from lazy import torch
 
 from nst_jax.errors import InputError
 from nst_jax.networks import VGG, PatchWindow, conv_names, layer_names

@@ -110,7 +110,7 @@ def test_images_are_divided_evenly_or_copied():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.adam(0.02), pytest.param(pyramid_lbfgs(memory_size=3), marks=pytest.mark.extended)],
+    [optax.adam(0.02), pytest.param(pyramid_lbfgs(memory_size=3), marks=pytest.mark.campaign)],
     ids=["adam", "lbfgs"],
 )
 def test_the_optimization_leaves_the_state_divided(optimizer):

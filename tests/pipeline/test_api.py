@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from lazy import torch
 from PIL import Image
 
 import nst_jax
@@ -162,12 +162,14 @@ def test_a_reconstruction_is_a_job_without_style(content, styles, one_level):
         np.testing.assert_array_equal(same.image, reconstruction.image)
 
 
+@pytest.mark.extended
 def test_a_reconstruction_from_a_shallow_layer_is_the_content(content, small):
     changes = {"content_layers": {"relu1_1": 1}, "steps": 60, "optimizer": "lbfgs"}
     image = reconstruct_content(content, **small | changes).image
     assert psnr(image, resize(content / 255, SHAPE)) > 30
 
 
+@pytest.mark.extended
 def test_a_texture_has_the_gram_matrices_of_its_styles(styles, one_level, vgg16):
     """With weights 3 and 1 they are those of the mixture."""
     pair = [styles[0], 255 - styles[0]]

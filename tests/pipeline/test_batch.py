@@ -124,7 +124,7 @@ def test_an_interpolation_needs_two_styles_and_two_images(
         next(interpolate_styles(content, styles[:num_styles], **small, num_images=num_images))
 
 
-@pytest.mark.extended
+@pytest.mark.campaign
 @pytest.mark.usefixtures("small_tiles")
 def test_the_memory_limit_leads_to_tiles_for_many_images_as_for_one(
     content, styles, large, job_of, bytes_of_levels

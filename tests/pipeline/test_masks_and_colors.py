@@ -56,6 +56,7 @@ def test_each_style_stays_in_its_mask_at_every_level(content, flat, masked, left
         assert redness(image[:, width // 2 + 4 :]) < -0.2
 
 
+@pytest.mark.extended
 def test_outside_the_masks_the_content_stays(content, flat, masked, left):
     image = stylize(content, flat[:1], **masked, masks=[left]).image
     photo = resize(resize(content / 255, (36, 48)), (36, 48))

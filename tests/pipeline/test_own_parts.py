@@ -46,6 +46,7 @@ def test_the_gram_statistic_given_by_hand_is_the_default(make, result):
     assert own.metadata["style_loss"] == "Gram(normalization='target_energy')"
 
 
+@pytest.mark.extended
 def test_a_statistic_that_is_not_additive_makes_an_image_and_refuses_tiles(make):
     own = make(style_loss=SignedRoots())
     assert np.isfinite(own.image).all()
@@ -69,6 +70,7 @@ def test_parameters_in_memory_give_the_same_image_as_their_file(make, result):
         make(weights={"input": params["input"]}, model="auto")
 
 
+@pytest.mark.extended
 def test_a_checkpoint_of_another_transformation_is_refused(make, tmp_path):
     path = tmp_path / "job.checkpoint"
     stop = {"on_progress": lambda progress: True, "checkpoint": path}

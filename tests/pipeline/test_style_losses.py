@@ -15,7 +15,7 @@ pytestmark = pytest.mark.extended
     [
         ("moments", "lbfgs"),
         ("sliced", "adam"),
-        pytest.param("sliced", "lbfgs", marks=pytest.mark.extended),
+        ("sliced", "lbfgs"),
         ("nearest", "adam"),
     ],
 )

@@ -53,23 +53,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def get_length_too_long(self):
         self.send(self.keras_file, length=len(self.keras_file) + 1000)
 
-    def get_length_too_short(self):
-        self.send(self.keras_file, length=len(self.keras_file) - 1000)
-
-    def get_length_no_number(self):
-        self.send(self.keras_file, length="many")
-
-    def get_length_negative(self):
-        self.send(self.keras_file, length=-5)
-
     def get_wrong_bytes(self):
         self.send(self.keras_file[:-1] + b"?")
 
     def get_empty(self):
         self.send(b"")
-
-    def get_no_content(self):
-        self.send(b"", status=204)
 
     def get_web_page(self):
         self.send(b"<!DOCTYPE html><p>Please log in", Content_Type="text/html")
@@ -80,32 +68,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def get_to_file(self):
         self.send(b"", status=302, Location="file:///etc/hosts")
 
-    def get_to_ftp(self):
-        self.send(b"", status=302, Location="ftp://127.0.0.1/vgg19.h5")
-
-    def get_to_nowhere(self):
-        self.send(b"", status=302)
-
-    def get_to_bad_address(self):
-        self.send(b"", status=302, Location="http://[")
-
     def get_to_other_host(self):
         self.send(b"", status=302, Location=f"http://localhost:{self.server.server_port}/good")
-
-    def get_bad_gzip(self):
-        self.send(b"no gzip", Content_Encoding="gzip")
-
-    def get_bad_chunks(self):
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self.wfile.write(b"5\r\nabc")
-
-    def get_no_http(self):
-        self.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
-
-    def get_endless_header(self):
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000)
 
     def get_signal(self):
         self.send(self.keras_file[:1000], length=len(self.keras_file))

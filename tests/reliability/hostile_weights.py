@@ -12,7 +12,7 @@ from functools import partial
 
 import h5py
 import numpy as np
-import torch
+from lazy import torch
 from networks.weights.helpers import sparse_state, write_sparse_keras
 
 from nst_jax.networks.architectures import conv_names, conv_shape
@@ -104,6 +104,13 @@ def torch_file(change, path, legacy=False):
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
 
 
+FIRST = "features.0.weight"
+
+
+def with_tensor(make, path, key=FIRST):
+    torch_file(lambda state: state.update({key: make()}), path)
+
+
 class Malicious:
     """An object that creates a file when it is unpickled."""
 
@@ -140,8 +147,6 @@ def npy(path, array):
 def put(name, value):
     return lambda state: state.update({name: value})
 
-
-FIRST = "features.0.weight"
 
 KERAS = {
     f"Keras, {name}": partial(keras_with, change)
@@ -257,24 +262,24 @@ TORCH = {
     "an npy": partial(npy, array=np.zeros(3)),
     "an npy with objects": partial(npy, array=np.array([Malicious()], object)),
     "an empty state": partial(torch_file, dict.clear),
-    "keys that are no text": partial(torch_file, put(5, torch.zeros(3))),
+    "keys that are no text": partial(with_tensor, lambda: torch.zeros(3), key=5),
     "no tensor": partial(torch_file, put(FIRST, 5)),
-    "a state in a state": partial(torch_file, put(FIRST, {"a": torch.zeros(3)})),
+    "a state in a state": partial(with_tensor, lambda: {"a": torch.zeros(3)}),
     "a list": lambda path: torch.save([torch.zeros(3)], path),
     "a tensor": lambda path: torch.save(torch.zeros(3), path),
-    "NaN": partial(torch_file, put(FIRST, torch.full((1,), torch.nan).expand(64, 3, 3, 3))),
-    "infinity": partial(torch_file, put(FIRST, torch.full((1,), torch.inf).expand(64, 3, 3, 3))),
-    "a scalar": partial(torch_file, put(FIRST, torch.zeros(()))),
-    "no values": partial(torch_file, put(FIRST, torch.zeros(0))),
-    "five axes": partial(torch_file, put(FIRST, torch.zeros(1, 1, 1, 1, 1))),
-    "integers": partial(torch_file, put(FIRST, torch.zeros(64, 3, 3, 3, dtype=torch.int32))),
-    "complex numbers": partial(torch_file, put(FIRST, torch.zeros(64, 3, 3, 3) * 1j)),
-    "sparse values": partial(torch_file, put(FIRST, torch.zeros(64, 3).to_sparse())),
-    "values without memory": partial(torch_file, put(FIRST, torch.zeros(64, 3, device="meta"))),
+    "NaN": partial(with_tensor, lambda: torch.full((1,), torch.nan).expand(64, 3, 3, 3)),
+    "infinity": partial(with_tensor, lambda: torch.full((1,), torch.inf).expand(64, 3, 3, 3)),
+    "a scalar": partial(with_tensor, lambda: torch.zeros(())),
+    "no values": partial(with_tensor, lambda: torch.zeros(0)),
+    "five axes": partial(with_tensor, lambda: torch.zeros(1, 1, 1, 1, 1)),
+    "integers": partial(with_tensor, lambda: torch.zeros(64, 3, 3, 3, dtype=torch.int32)),
+    "complex numbers": partial(with_tensor, lambda: torch.zeros(64, 3, 3, 3) * 1j),
+    "sparse values": partial(with_tensor, lambda: torch.zeros(64, 3).to_sparse()),
+    "values without memory": partial(with_tensor, lambda: torch.zeros(64, 3, device="meta")),
     "values on a GPU": partial(raw, b"\x80\x02ctorch\ncuda\n."),
     "a key of control characters": lambda path: torch.save({"a\n\x1b[31m": torch.zeros(3)}, path),
     "a layer missing": partial(torch_file, lambda state: state.pop("features.5.weight")),
-    "a layer too many": partial(torch_file, put("features.99.weight", torch.zeros(3))),
+    "a layer too many": partial(with_tensor, lambda: torch.zeros(3), key="features.99.weight"),
 }
 OTHERS = {
     name: partial(raw, data)
@@ -319,7 +324,7 @@ BOMBS = {  # files of some KB or MB that claim gigabytes
         keras_with, partial(replaced, (3, 3, 3, 64), "S1000000", {"chunks": True})
     ),
     "a tensor of bfloat16": partial(
-        torch_file, put(FIRST, torch.zeros(1, dtype=torch.bfloat16).expand(1000, 10**6))
+        with_tensor, lambda: torch.zeros(1, dtype=torch.bfloat16).expand(1000, 10**6)
     ),
     "a pickle in a zip": lambda path: archive(
         {"a/data.pkl": bytes(2**27), "a/version": b"3"}, path, zipfile.ZIP_DEFLATED

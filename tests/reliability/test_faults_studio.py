@@ -17,12 +17,11 @@ import PIL.ImageColor
 import pytest
 from apps.helpers import PROGRAM
 from filelock import FileLock
+from lazy import Lazy
 from reliability.faults import exhaust, fail_with
 
 from nst_jax.apps.studio.choices import MAX_STYLES, Choices
-from nst_jax.apps.studio.events import Events
 from nst_jax.apps.studio.job_queue import QueuedJob
-from nst_jax.apps.studio.server import LOCK_NAME, remove_abandoned_folders
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.uploads import MASK_COLORS
 from nst_jax.errors import InputError
@@ -31,6 +30,7 @@ from nst_jax.pipeline import prepare_job, runner
 from nst_jax.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("small_photos")
+server = Lazy("nst_jax.apps.studio.server")  # It imports gradio, which takes seconds.
 
 BASE = Settings(
     min_size=20,
@@ -59,7 +59,7 @@ def events(job_queue, tmp_path):
         shutil.copy(name, tmp_path / "root")
     sessions = Sessions(tmp_path / "root", job_queue)
     sessions["tab"].base = BASE
-    return Events(PAGE, sessions)  # pyright: ignore[reportArgumentType]
+    return Lazy("nst_jax.apps.studio.events").Events(PAGE, sessions)
 
 
 REQUEST = SimpleNamespace(session_hash="tab")
@@ -191,9 +191,9 @@ def test_a_start_removes_the_folders_of_studios_that_were_killed_and_no_others(t
     for folder in (killed, running, other, young):
         (folder / "session-1").mkdir(parents=True)
         if folder is not young:  # It has no lock yet.
-            (folder / LOCK_NAME).touch()
-    with FileLock(running / LOCK_NAME):
-        remove_abandoned_folders()
+            (folder / server.LOCK_NAME).touch()
+    with FileLock(running / server.LOCK_NAME):
+        server.remove_abandoned_folders()
     assert {path.name for path in temporary.iterdir()} == {running.name, other.name, young.name}
 
 

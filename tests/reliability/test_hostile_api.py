@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from lazy import torch
 from PIL import Image
 from reliability.hostile import assert_each, refusal
 

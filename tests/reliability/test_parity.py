@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from apps.helpers import make
+from lazy import torch
 from PIL import Image
 
 from nst_jax import LossWeights, loss, make_targets, minimize

@@ -23,7 +23,10 @@ def test_on_cpu_xla_calls_the_function():
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize(("dtype", "saving"), [("float32", 0.25), ("bfloat16", 0.08)])
+@pytest.mark.parametrize(
+    ("dtype", "saving"),
+    [("float32", 0.25), pytest.param("bfloat16", 0.08, marks=pytest.mark.extended)],
+)
 def test_a_step_takes_less_memory(vgg16, monkeypatch, dtype, saving):
     params = jax.tree.map(lambda x: x.astype(dtype), vgg16)
     image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)

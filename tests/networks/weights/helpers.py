@@ -1,14 +1,8 @@
 """Makes weight files with Keras and PyTorch."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import h5py
-import keras
 import numpy as np
-import torch
-from keras.src.legacy.saving import legacy_h5_format
+from lazy import keras, torch
 
 from nst_jax.networks.architectures import BLOCK_WIDTHS, CONVS_PER_BLOCK, conv_names, conv_shape
 
@@ -51,6 +45,8 @@ def write_keras(net, kind, folder):
         net.save_weights(path)
     with h5py.File(path, "a") as file:
         if kind == "legacy":
+            from keras.src.legacy.saving import legacy_h5_format
+
             legacy_h5_format.save_weights_to_hdf5_group(file, net)
         elif kind == "legacy-old-names":
             for layer in net.layers:
