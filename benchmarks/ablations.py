@@ -7,20 +7,18 @@ It prints, with the bundled VGG16:
 1. the time of the input gradient of one convolution, as JAX derives it and as `conv3x3` computes
    it, outside and inside a compiled loop;
 2. the final loss of L-BFGS when values outside [0, 1] are clipped at the end, clipped inside the
-   loss, or reflected;
+   loss, reflected inside the loss, or clipped after each step;
 3. the loss (in float32) and the seconds of L-BFGS and Adam, each in float32 and in bfloat16;
 4. the size of activations with average and L2 pooling relative to max pooling, on five photos.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from common import (
     EXAMPLES,
     LOSS_WEIGHTS,
@@ -37,7 +35,13 @@ from sklearn.datasets import load_sample_image
 
 from nst_jax import VGG, LossWeights, loss, make_targets, stylize, weights
 from nst_jax.networks.kernels.conv3x3 import conv3x3
-from nst_jax.optimize import reflect
+from nst_jax.optimize import (
+    clip_to_unit,
+    current_iterate,
+    init_state,
+    pyramid_lbfgs,
+    run_steps,
+)
 
 STYLES: Final = ("swirls", "mosaic", "ink")
 
@@ -74,37 +78,34 @@ def ranges(params: Any, size: int, steps: int) -> str:
         targets = make_targets(params, cat, content_layers=(layer,))
         loss_weights = LossWeights(content_layers={layer: 1.0})
         cases[f"{layer} from noise"] = noise, (params, targets, loss_weights)
-    maps: dict[str, Callable[[jax.Array], jax.Array]] = {
-        "clipped at the end": lambda image: image,
-        "clipped in the loss": lambda image: jnp.clip(image, 0, 1),
-        "reflected": reflect,
-    }
+    ways = ("clipped at the end", "clipped in the loss", "reflected", "clipped after each step")
     rows = [
-        [name, *(f"{minimize(to_range, steps, *case):.5f}" for to_range in maps.values())]
+        [name, *(f"{final_loss(way, steps, *case):.5f}" for way in ways)]
         for name, case in cases.items()
     ]
-    return table([f"loss after {steps} steps", *maps], rows)
+    return table([f"loss after {steps} steps", *ways], rows)
+
+
+def reflect(image: jax.Array) -> jax.Array:
+    phase = image % 2
+    return jnp.where(phase <= 1, phase, 2 - phase)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def minimize(
-    to_range: Callable[[jax.Array], jax.Array], steps: int, image: jax.Array, args: Any
-) -> jax.Array:
-    """Minimize the loss of ``to_range(image)`` by L-BFGS; return the loss of the clipped result."""
-    optimizer = optax.lbfgs(memory_size=10)
+def final_loss(way: str, steps: int, image: jax.Array, args: Any) -> jax.Array:
+    """Minimize the loss by L-BFGS; return the loss of the result, clipped to [0, 1]."""
+    maps = {"clipped in the loss": clip_to_unit, "reflected": reflect}
+    to_range = maps.get(way, lambda image: image)
+    options: Any = {
+        "optimizer": pyramid_lbfgs(),
+        "project": clip_to_unit if way == "clipped after each step" else None,
+    }
 
-    def value(image: jax.Array) -> jax.Array:
-        return loss(to_range(image), *args)[0]
+    def mapped(image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(to_range(image), *args)[0], {}
 
-    def step(_: Any, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        image, state = carry
-        total, grad = optax.value_and_grad_from_state(value)(image, state=state)
-        extra = {"value": total, "grad": grad, "value_fn": value}
-        updates, state = optimizer.update(grad, state, image, **extra)
-        return jnp.asarray(optax.apply_updates(image, updates)), state
-
-    image, _ = lax.fori_loop(0, steps, step, (image, optimizer.init(image)))
-    return loss(jnp.clip(to_range(image), 0, 1), *args)[0]
+    state, _ = run_steps(mapped, init_state(image, **options), steps=steps, **options)
+    return loss(clip_to_unit(to_range(current_iterate(state))), *args)[0]
 
 
 def optimizers(params: Any, size: int, steps: int) -> str:

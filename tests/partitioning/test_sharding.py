@@ -122,14 +122,14 @@ def test_the_optimization_leaves_the_state_divided(optimizer):
         tuple(replicate(args, mesh)),
         optimizer=optimizer,
         steps=6,
-        place_fn=lambda state: shard_state(state, mesh),
+        shard_fn=lambda state: shard_state(state, mesh),
     )
     *_, last = chunks
     large = [x for x in jax.tree.leaves(last.state) if x.ndim >= 3 and x.shape[-3] == 64]
     assert len(large) > 2
     assert all(x.sharding.shard_shape(x.shape)[-3] == 16 for x in large)
     alone = minimize(loss, image, tuple(args), optimizer=optimizer, steps=6)
-    assert error(np.asarray(last.state.image), np.asarray(alone.state.image)) < 1e-2
+    assert error(np.asarray(last.state.iterate), np.asarray(alone.state.iterate)) < 1e-2
 
 
 def test_a_batch_is_divided_by_images():

@@ -177,11 +177,11 @@ def test_a_stochastic_statistic_draws_the_numbers_of_the_whole_image():
     assert totals[0] != totals[1]
 
 
-def test_a_line_search_takes_the_tiled_loss(few):
+def test_the_line_search_of_optax_takes_the_tiled_loss(few):
     image, *args = few
     options = {"optimizer": optax.lbfgs(), "steps": 3}
     result = minimize(tiled_loss_fn(16), image, tuple(args), **options)
-    (total, _), _ = whole(result.image, *args)
+    (total, _), _ = whole(result.iterate, *args)
     assert result.history["total"][-1] == pytest.approx(float(total), rel=1e-4)
     assert total < 0.9 * whole(image, *args)[0][0]
 

@@ -58,10 +58,7 @@ def test_the_history_has_a_column_for_each_loss_term(alone):
         assert history["step"].tolist() == list(range(1, 9))
         assert history["size"].tolist() == [34] * 3 + [48] * 5
         assert all(column.shape == (8,) for column in history.values())
-    assert all(np.isfinite(column).all() for column in alone["adam"][0].history.values())
-    # A line search evaluates the terms about every tenth step, and at the end of each level.
-    evaluated = np.isfinite(history["content"]).nonzero()[0]
-    assert {2, 7} <= set(evaluated) < set(range(8))
+        assert all(np.isfinite(column).all() for column in history.values())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
@@ -69,9 +66,6 @@ def test_the_loss_falls_at_each_level(alone, optimizer):
     total = alone[optimizer][0].history["total"]
     assert total[2] < total[0]
     assert total[7] < total[3]
-    if optimizer == "lbfgs":
-        assert (np.diff(total[:3]) <= 0).all()
-        assert (np.diff(total[3:]) <= 0).all()
 
 
 def test_the_history_is_the_loss_of_the_images(make, content, styles, one_level, vgg16):

@@ -24,7 +24,7 @@ def test_the_rows_of_one_image_over_four_devices(make, alone, optimizer):
     expected, num_devices = alone[optimizer][0], []
 
     def on_progress(progress):
-        num_devices.append(len(progress.state.image.sharding.device_set))
+        num_devices.append(len(progress.state.iterate.sharding.device_set))
 
     result = make(optimizer=optimizer, devices=4, on_progress=on_progress)
     assert set(num_devices) == {4}
@@ -50,8 +50,8 @@ def test_a_mesh_divides_every_level_as_it_is(job_of, styles, alone):
     assert [job.mesh(level, size) for level, size in ((0, 1), (1, 2))] == [mesh, mesh]
     assert choose_batch_size(job) == 2
     for progress in run(job):
-        assert progress.state.image.sharding.mesh == mesh
-        assert progress.state.image.sharding.spec[:2] == ("images", "rows")
+        assert progress.state.iterate.sharding.mesh == mesh
+        assert progress.state.iterate.sharding.spec[:2] == ("images", "rows")
     for image, expected in zip(progress.image, alone["adam"], strict=False):
         assert np.abs(image - expected.image).mean() < 1e-3
 

@@ -5,7 +5,7 @@ import pytest
 
 from nst_jax import run
 from nst_jax.images import replace_luma, resize, rgb_to_luma
-from nst_jax.optimize import current_image
+from nst_jax.optimize import current_iterate
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import runner
 
@@ -37,11 +37,11 @@ def test_a_caller_iterates_by_hand(job, alone):
 def test_the_image_is_computed_when_it_is_read_and_only_once(job, monkeypatch):
     computed = []
 
-    def count(state, ema_decay):
+    def count(state):
         computed.append(state)
-        return current_image(state, ema_decay)
+        return current_iterate(state)
 
-    monkeypatch.setattr(runner, "current_image", count)
+    monkeypatch.setattr(runner, "current_iterate", count)
     *_, last = run(job, callback_every=1)
     assert computed == []
     assert last.image is last.image
@@ -66,7 +66,7 @@ def test_a_progress_describes_its_own_moment(job):
 def test_the_image_is_the_one_that_a_result_would_have(job_of, content):
     """Here with the chroma of the content, at each level."""
     for progress in run(job_of(color_mode="luminance")):
-        plain = np.asarray(current_image(progress.state, 0.9))
+        plain = np.asarray(current_iterate(progress.state))
         photo = resize(resize(content / 255, (36, 48)), progress.shape)
         expected = replace_luma(photo, rgb_to_luma(plain))
         np.testing.assert_allclose(progress.image, expected, atol=1e-6)

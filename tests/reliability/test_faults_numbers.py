@@ -65,7 +65,7 @@ def spoil(patch, part, value, number):
     )
 
 
-PARTS = {"image": ".image", "average": ".ema", "mean": ".opt_state[0].mu"}
+PARTS = {"image": ".iterate", "average": ".ema.average", "mean": ".opt_state[0].mu"}
 
 
 CASES = [  # The levels have 3 and 5 steps.
@@ -98,7 +98,7 @@ def test_a_value_that_is_not_finite_ends_with_the_last_finite_image(
 def test_after_a_disturbance_the_last_checkpoint_resumes(whole, monkeypatch):
     with monkeypatch.context() as patch:
         save_often(patch)
-        spoil(patch, ".image", np.nan, 7)
+        spoil(patch, ".iterate", np.nan, 7)
         assert call(*STYLIZE, "-o", OUT).exit_code == 2
     assert left_files() == {OUT.name, CHECKPOINT.name}
     np.testing.assert_array_equal(make(*STYLIZE, "--resume"), whole)
@@ -106,7 +106,7 @@ def test_after_a_disturbance_the_last_checkpoint_resumes(whole, monkeypatch):
 
 def test_an_image_that_diverged_and_cannot_be_written_has_one_line_for_both(monkeypatch):
     with monkeypatch.context() as patch:
-        spoil(patch, ".image", np.nan, 4)
+        spoil(patch, ".iterate", np.nan, 4)
         fail_writing(patch, "output", errno.ENOSPC)
         ended = call(*STYLIZE, "-o", OUT)
     assert ended.exit_code == 2
@@ -166,7 +166,7 @@ def test_a_gradient_that_is_not_finite_at_one_step_is_noticed_there(value, monke
 
 def test_an_image_of_a_batch_that_diverges_costs_itself_alone(monkeypatch):
     with monkeypatch.context() as patch:
-        spoil(patch, ".image", np.nan, 2)
+        spoil(patch, ".iterate", np.nan, 2)
         ended = call(*BATCH, "-o", "out")
     assert ended.exit_code == 2
     assert "stopped being finite between steps 1 and 2" in one_error_line(ended)
@@ -178,12 +178,22 @@ def test_an_image_of_a_batch_that_diverges_costs_itself_alone(monkeypatch):
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", [1, 2, 4, 6, 8])
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "infinity"])
-def test_with_a_line_search_too_the_last_finite_image_is_saved(number, value, monkeypatch):
+def test_with_lbfgs_too_the_last_finite_image_is_saved(number, value, monkeypatch):
     job = [word if word != "adam" else "lbfgs" for word in STYLIZE]
     with monkeypatch.context() as patch:
-        spoil(patch, ".image", value, number)
+        spoil(patch, ".opt_state.accepted", value, number)
         ended = call(*job, "-o", OUT)
     assert ended.exit_code == 2, ended.output
     assert f"between steps {number - 1} and {number}" in one_error_line(ended)
     assert left_files() == {OUT.name}
     assert metadata(OUT)["steps_done"] == number - 1
+
+
+def test_lbfgs_refuses_a_trial_that_is_not_finite_and_finishes(monkeypatch):
+    job = [word if word != "adam" else "lbfgs" for word in STYLIZE]
+    with monkeypatch.context() as patch:
+        spoil(patch, ".iterate", np.nan, 4)
+        ended = call(*job, "-o", OUT)
+    assert ended.exit_code == 0, ended.output
+    assert metadata(OUT)["steps_done"] == 8
+    assert np.isfinite(images.read(OUT).pixels).all()

@@ -182,7 +182,7 @@ NUMBERS = (-1, 0, 5, 6, 7, 2**31 - 1, -(2**31))
 
 
 @pytest.mark.parametrize("value", NUMBERS)
-@pytest.mark.parametrize("name", [".step", ".ema_count"])
+@pytest.mark.parametrize("name", [".step", ".level_step"])
 def test_a_false_number_of_steps_is_taken_or_refused(name, value, original):
     rewrite(original, None, filled(name, value))
     resume()
@@ -190,7 +190,7 @@ def test_a_false_number_of_steps_is_taken_or_refused(name, value, original):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -5.0])
 def test_an_image_that_is_not_finite_is_taken_or_refused(value, original):
-    rewrite(original, None, filled(".image", value))
+    rewrite(original, None, filled(".iterate", value))
     resume()
 
 
