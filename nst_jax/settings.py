@@ -89,7 +89,7 @@ class Settings:
             losses of different steps, and ``lbfgs`` for the others.
         ema_decay: decay d of the exponential moving average of the iterates, (1 − d) Σ dⁱ xₜ₋ᵢ,
             which is the output. It removes the grain of single steps and restarts at each level.
-            None means 0.9, and 0 (the last iterate) with a line search, which leaves no grain.
+            None means 0.9 with the optimizer ``adam``, and 0 (no average) with any other.
         learning_rate: Adam's learning rate, in units of the [0, 1] range; None means 0.01.
             L-BFGS finds its own step sizes.
         init: the image to start from: ``content``, ``noise`` (uniform), ``gray``, or an image (a
@@ -451,5 +451,5 @@ What differs from the paper:
   downloaded. Give ``model="vgg19"`` for the paper's.
 - Pixels stay in [0, 1]: the loss sees the iterate reflected into this range.
 - The paper says "gradient descent". L-BFGS is the choice of the authors' later code (Gatys et al.
-  2016); its line search, the 500 steps and the size of 512 pixels are ours.
+  2016); its step sizes, the 500 steps and the size of 512 pixels are ours.
 """

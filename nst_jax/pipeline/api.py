@@ -173,7 +173,7 @@ def stylize_many(
         styles: a path, PIL image or array each.
         settings: see `Settings`; without style weights and masks, as nothing is mixed.
         batch_size: how many images run in one vmapped loop; None means as many as fit into the
-            memory on GPUs and TPUs, and one after another on CPUs and with a line search.
+            memory on GPUs and TPUs, and one after another on CPUs.
         on_progress: as in `stylize`. For a batch ``image`` is ``(k, h, w, 3)``.
         callback_every: as in `stylize`.
         checkpoint: as in `stylize`; it is also written after each image.
@@ -181,7 +181,7 @@ def stylize_many(
         **overrides: single settings by name, over ``settings``.
 
     Raises:
-        InputError: as in `stylize`; or the batch size is out of range or meets a line search.
+        InputError: as in `stylize`; or the batch size is out of range.
         DivergedError: as in `stylize`.
 
     >>> import numpy as np
