@@ -449,7 +449,7 @@ What differs from the paper:
   sums with the fourth power, and 1/1,000,000 gives the same balance with the bundled VGG16.
 - The network has the activations of its weight file, and is the bundled VGG16 where VGG19 cannot be
   downloaded. Give ``model="vgg19"`` for the paper's.
-- Pixels stay in [0, 1]: the loss sees the iterate reflected into this range.
+- Pixels stay in [0, 1]: the image is clipped after each step.
 - The paper says "gradient descent". L-BFGS is the choice of the authors' later code (Gatys et al.
   2016); its step sizes, the 500 steps and the size of 512 pixels are ours.
 """
