@@ -131,7 +131,7 @@ ACCEPTED = {  # of VALUES, by option
 }
 
 
-@pytest.mark.extended
+@pytest.mark.campaign
 @pytest.mark.parametrize("option", ACCEPTED)
 def test_each_number_runs_or_is_refused_before_the_job_starts(option, monkeypatch):
     run = mock.Mock(wraps=multiscale.optimize_chunks)

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.usefixtures("small_photos")
 BATCH = ("batch", "content.png", "other.png", "--styles", "style.png", *SMALL)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(2, marks=pytest.mark.extended), pytest.param(4, marks=pytest.mark.campaign)],
+)
 def test_processes_that_share_an_image_make_it_once(count):
     expected = make(*STYLIZE, "--steps", "6", out="alone.png")
     assert [code for code, _ in ends_of(start_all(count, *STYLIZE, "--steps", "6"))] == [0] * count
