@@ -5,14 +5,15 @@ Images are float32 RGB in [0, 1], ``(h, w, 3)``. Names are imported on first use
 
 Whole jobs: files or arrays in, images out
 
+- `Stylizer`: network, optimizer and programs, made once for many images
 - `stylize`: a photo in one style, or in a mix of several
 - `stylize_many`: a photo in each of several styles
 - `stylize_folder`: each photo in each style, into a folder
 - `interpolate_styles`: a photo in mixes that go from style to style
 - `synthesize_texture`: a texture of a style alone
 - `reconstruct_content`: what a layer preserves of a photo
-- `prepare_job`: reads the files of a job and decides its levels
-- `run`: a prepared job, chunk by chunk; you own the loop
+- `run`: a job, chunk by chunk; you own the loop
+- `collect`: the results of a run, each when it is finished
 - `list_images`: the images of folders
 - `Result`: a finished image, its losses and its metadata
 - `Progress`: a job between two chunks
@@ -77,9 +78,10 @@ if TYPE_CHECKING:
         Job,
         Progress,
         Result,
+        Stylizer,
+        collect,
         interpolate_styles,
         list_images,
-        prepare_job,
         reconstruct_content,
         run,
         stylize,
@@ -106,7 +108,9 @@ __all__ = [
     "Result",
     "Settings",
     "State",
+    "Stylizer",
     "Targets",
+    "collect",
     "images",
     "interpolate_styles",
     "list_images",
@@ -119,7 +123,6 @@ __all__ = [
     "optimize",
     "partitioning",
     "pipeline",
-    "prepare_job",
     "prepare_params",
     "reconstruct_content",
     "run",
@@ -140,9 +143,10 @@ _EXPORTS = {
         "Job",
         "Progress",
         "Result",
+        "Stylizer",
+        "collect",
         "interpolate_styles",
         "list_images",
-        "prepare_job",
         "reconstruct_content",
         "run",
         "stylize",

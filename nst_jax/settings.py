@@ -32,7 +32,15 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
     from nst_jax.networks.weights import Weights
     from nst_jax.optimize import LossFn
 
-__all__ = ["DEFAULT_STEPS", "PAPER", "Settings", "SettingsOverrides", "override", "parse_bytes"]
+__all__ = [
+    "DEFAULT_STEPS",
+    "ENGINE_SETTINGS",
+    "PAPER",
+    "Settings",
+    "SettingsOverrides",
+    "override",
+    "parse_bytes",
+]
 
 MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels; other networks may need more.
 MAX_SIZE: Final = 2**17
@@ -46,6 +54,14 @@ LEARNING_RATE_REFUSED: Final = (
     "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax transformation has "
     "its own"
 )
+ENGINE_SETTINGS: Final = frozenset(
+    {
+        *("network", "model", "weights", "pooling", "padding", "dtype"),
+        *("content_layers", "style_layers", "style_loss", "normalization"),
+        *("optimizer", "learning_rate", "ema_decay", "devices", "memory_limit"),
+    }
+)
+"""What a `nst_jax.Stylizer` fixes when it is made; the other settings belong to an image."""
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 

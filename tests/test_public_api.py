@@ -92,7 +92,7 @@ CALLABLE = {
 SHOWN_BY = {  # what a function returns is in the example of the function
     "FolderItem": "stylize_folder",
     "Chunk": "optimize_chunks",
-    "Job": "prepare_job",
+    "Job": "run",
     "LoadedParams": "load_params",
     "MinimizeResult": "minimize",
     "Progress": "run",

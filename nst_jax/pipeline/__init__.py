@@ -18,19 +18,21 @@ from nst_jax.pipeline.folders import (
     slice_for_worker,
     stylize_folder,
 )
-from nst_jax.pipeline.job import Job, prepare_job
+from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import Result
-from nst_jax.pipeline.runner import Progress, run
+from nst_jax.pipeline.runner import Progress, collect, run
+from nst_jax.pipeline.stylizer import Stylizer
 
 __all__ = [
     "FolderItem",
     "Job",
     "Progress",
     "Result",
+    "Stylizer",
+    "collect",
     "interpolate_styles",
     "list_images",
     "plan_items",
-    "prepare_job",
     "reconstruct_content",
     "run",
     "slice_for_worker",

@@ -1,18 +1,16 @@
 """The functions for whole jobs: images in, images out.
 
-Each of them prepares a `Job` and runs `nst_jax.run` to its end. Iterate over `nst_jax.run` yourself
-to follow a job step by step.
+Each of them makes a `Stylizer`, prepares a `Job` and runs it to its end. Make a `Stylizer` yourself
+for several images, and iterate over `nst_jax.run` to follow a job step by step.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral
-from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -20,8 +18,9 @@ from nst_jax.errors import InputError, short_repr
 from nst_jax.images import ImageSource
 from nst_jax.pipeline.job import Job, as_list, prepare_job
 from nst_jax.pipeline.result import Result
-from nst_jax.pipeline.runner import Progress, run
-from nst_jax.settings import Settings, SettingsOverrides, override
+from nst_jax.pipeline.runner import collect, run
+from nst_jax.pipeline.stylizer import OnProgress, Stylizer, checkpoint_file
+from nst_jax.settings import Settings, SettingsOverrides
 
 __all__ = [
     "content_job",
@@ -34,8 +33,6 @@ __all__ = [
     "synthesize_texture",
     "texture_job",
 ]
-
-OnProgress = Callable[[Progress], bool | None]
 
 
 def stylize(
@@ -81,8 +78,9 @@ def stylize(
     >>> result, result.image.dtype, result.history["total"].shape
     (Result(16x16, 2 steps), dtype('float32'), (2,))
     """
-    job = prepare_job(content, style, override(settings, overrides))
-    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
+    options: dict[str, Any] = {"callback_every": callback_every, "checkpoint": checkpoint}
+    stylizer = Stylizer(settings, **overrides)
+    return stylizer(content, style, on_progress=on_progress, resume=resume, **options)
 
 
 def reconstruct_content(
@@ -114,8 +112,9 @@ def reconstruct_content(
     >>> reconstruct_content(photo, content_layers={"relu1_1": 1}, **options)
     Result(16x16, 2 steps)
     """
-    job = content_job(content, override(settings, overrides))
-    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
+    job = content_job(Stylizer(settings, **overrides), content)
+    (result,) = _results(job, on_progress, callback_every, checkpoint, resume)
+    return result
 
 
 def synthesize_texture(
@@ -147,8 +146,9 @@ def synthesize_texture(
     >>> synthesize_texture(painting, style_layers={"relu1_1": 1}, **options)
     Result(16x16, 2 steps)
     """
-    job = texture_job(style, override(settings, overrides))
-    return _only(_results(job, on_progress, callback_every, checkpoint, resume))
+    job = texture_job(Stylizer(settings, **overrides), style)
+    (result,) = _results(job, on_progress, callback_every, checkpoint, resume)
+    return result
 
 
 def stylize_many(
@@ -194,7 +194,7 @@ def stylize_many(
     Result(16x16, 2 steps)
     Result(16x16, 2 steps)
     """
-    job = many_styles_job(content, styles, override(settings, overrides))
+    job = many_styles_job(Stylizer(settings, **overrides), content, styles)
     yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)
 
 
@@ -235,38 +235,39 @@ def interpolate_styles(
     >>> [result.metadata.get("style_weights") for result in strip]
     [None, [0.5, 0.5], None]
     """
-    job = interpolation_job(content, styles, override(settings, overrides), num_images=num_images)
+    stylizer = Stylizer(settings, **overrides)
+    job = interpolation_job(stylizer, content, styles, num_images=num_images)
     yield from _results(job, on_progress, callback_every, checkpoint, resume, batch_size)
 
 
-def content_job(content: ImageSource, settings: Settings) -> Job:
+def content_job(stylizer: Stylizer, content: ImageSource) -> Job:
     """Return the job of `reconstruct_content`."""
-    settings = replace(settings, style_weight=0.0, color_mode="style", min_size=None)
-    return prepare_job(content, (), _default_init_to_noise(settings))
+    settings = replace(stylizer.settings, style_weight=0.0, color_mode="style", min_size=None)
+    return prepare_job(stylizer.engine, content, (), _default_init_to_noise(settings))
 
 
-def texture_job(styles: ImageSource | Sequence[ImageSource], settings: Settings) -> Job:
+def texture_job(stylizer: Stylizer, styles: ImageSource | Sequence[ImageSource]) -> Job:
     """Return the job of `synthesize_texture`."""
-    settings = _default_init_to_noise(replace(settings, content_weight=0.0))
+    settings = _default_init_to_noise(replace(stylizer.settings, content_weight=0.0))
     if settings.color_mode != "style":
         raise InputError(
             f"color_mode is {settings.color_mode!r} and a texture has no content; choose style"
         )
-    return prepare_job(None, styles, settings)
+    return prepare_job(stylizer.engine, None, styles, settings)
 
 
-def many_styles_job(content: ImageSource, styles: Sequence[ImageSource], settings: Settings) -> Job:
+def many_styles_job(stylizer: Stylizer, content: ImageSource, styles: Sequence[ImageSource]) -> Job:
     """Return the job of `stylize_many`."""
-    _require_single_styles(settings)
+    _require_single_styles(stylizer.settings)
     styles = as_list(styles)  # one alone, too
-    return prepare_job(content, styles, settings, mixes=np.eye(len(styles)).tolist())
+    return stylizer.job(content, styles, mixes=np.eye(len(styles)).tolist())
 
 
 def interpolation_job(
-    content: ImageSource, styles: Sequence[ImageSource], settings: Settings, *, num_images: int
+    stylizer: Stylizer, content: ImageSource, styles: Sequence[ImageSource], *, num_images: int
 ) -> Job:
     """Return the job of `interpolate_styles`."""
-    _require_single_styles(settings)
+    _require_single_styles(stylizer.settings)
     styles = as_list(styles)
     if len(styles) < 2 or not isinstance(num_images, Integral) or num_images < 2:
         raise InputError(
@@ -274,7 +275,7 @@ def interpolation_job(
         )
     positions = np.linspace(0, len(styles) - 1, num_images)
     mixes = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(len(styles)))).tolist()
-    return prepare_job(content, styles, settings, mixes=mixes)
+    return stylizer.job(content, styles, mixes=mixes)
 
 
 def _results(
@@ -285,27 +286,8 @@ def _results(
     resume: bool,
     batch_size: int | None = None,
 ) -> Iterator[Result]:
-    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
-        raise InputError(f"checkpoint is {short_repr(checkpoint)}; give the path of a file")
-    progresses = run(
-        job,
-        batch_size=batch_size,
-        callback_every=callback_every,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        resume=resume,
-    )
-    with closing(progresses):
-        for progress in progresses:
-            stop = on_progress is not None and bool(on_progress(progress))
-            if stop or progress.done:
-                yield from progress.results()
-            if stop and not (progress.done and progress.is_last):
-                return
-
-
-def _only(results: Iterator[Result]) -> Result:
-    (result,) = results
-    return result
+    options = {"callback_every": callback_every, "resume": resume, "batch_size": batch_size}
+    return collect(run(job, checkpoint=checkpoint_file(checkpoint), **options), on_progress)
 
 
 def _require_single_styles(settings: Settings) -> None:

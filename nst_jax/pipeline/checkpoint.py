@@ -1,13 +1,13 @@
 """The state of a job in a file, to continue from: safetensors, with the job's identity inside."""
 
-import hashlib
 import json
 import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def save(path: str | os.PathLike[str], job: Job, checkpoint: Checkpoint) -> None
         return
     arrays |= {f"history/{name}": values for name, values in checkpoint.history.items()}
     metadata = {
-        "job": _identity(job, _hash_pixels(job), checkpoint.index, checkpoint.num_images),
+        "job": _identity(job, checkpoint.index, checkpoint.num_images),
         "index": checkpoint.index,
         "num_images": checkpoint.num_images,
         "level": checkpoint.level,
@@ -112,11 +112,10 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
         and _is_history(history, num_images)
     ):
         raise incomplete
-    hashes = _hash_pixels(job)
     candidates = (saved_index, *range(len(job.mixes)))
-    index = next((i for i in candidates if _identity(job, hashes, i, num_images) == saved), None)
+    index = next((i for i in candidates if _identity(job, i, num_images) == saved), None)
     if index is None:
-        current = _identity(job, hashes, 0, num_images)
+        current = _identity(job, 0, num_images)
         raise InputError(
             f"{label} belongs to another job: {_difference(saved, current)}; give the same, "
             "or start without resume"
@@ -163,25 +162,7 @@ def remove(path: str | os.PathLike[str]) -> None:
         Path(path).unlink()
 
 
-class _PixelHashes(NamedTuple):
-    """The hashes of a job's images: of those that all its outputs share, and of each style."""
-
-    shared: list[str | None]
-    styles: list[str]
-
-
-def _hash_pixels(job: Job) -> _PixelHashes:
-    shared = (job.content, job.content_target, job.alpha, job.masks, job.init_image)
-    return _PixelHashes(
-        [None if x is None else _sha256(x) for x in shared], [_sha256(x) for x in job.styles]
-    )
-
-
-def _sha256(pixels: np.ndarray | Array) -> str:
-    return hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest()
-
-
-def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> dict[str, Any]:
+def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
     """Return what decides these images of a job, as JSON values."""
     mixes = job.mixes[index : index + num_images]
     used = sorted({i for mix in mixes for i, weight in enumerate(mix) if weight})
@@ -191,8 +172,8 @@ def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> di
         "devices": None,
         "memory_limit": None,  # After a job ran out of memory, a smaller one may help.
         "images": [style_metadata(job, mix) for mix in mixes],
-        "pixels": [*hashes.shared, *(hashes.styles[i] for i in used if hashes.styles)],
-        "transformation": fingerprint(job.optimizer),
+        "pixels": [*job.hashes.shared, *(job.hashes.styles[i] for i in used if job.styles)],
+        "transformation": fingerprint(job.engine.optimizer),
     }
     return json.loads(json.dumps(identity))
 
@@ -225,9 +206,10 @@ def _difference(saved: dict[str, Any], current: dict[str, Any]) -> str:
 
 
 def _state_template(job: Job, shape: tuple[int, int], num_images: int) -> State:
+    init = partial(job.engine.init_state, seed=job.settings.seed)
     if num_images == 1:
-        return job.init_state(jnp.zeros((*shape, 3)))
-    return jax.vmap(job.init_state)(jnp.zeros((num_images, *shape, 3)))
+        return init(jnp.zeros((*shape, 3)))
+    return jax.vmap(init)(jnp.zeros((num_images, *shape, 3)))
 
 
 def _named_leaves(state: State) -> dict[str, Array]:

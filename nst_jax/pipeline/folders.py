@@ -11,7 +11,8 @@ from nst_jax.errors import DivergedError, InputError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.runner import Progress, run
-from nst_jax.settings import Settings, SettingsOverrides, override
+from nst_jax.pipeline.stylizer import Stylizer
+from nst_jax.settings import Settings, SettingsOverrides
 
 __all__ = ["FolderItem", "list_images", "plan_items", "slice_for_worker", "stylize_folder"]
 
@@ -153,7 +154,7 @@ def stylize_folder(
     cat-ink.png None
     """
     folder = Path(folder)
-    settings = override(settings, overrides)
+    stylizer = Stylizer(settings, **overrides)
     items = plan_items(_as_paths(contents), _as_paths(styles), folder, suffix)
     _check_items(items, folder)
     items = slice_for_worker(items, *worker)
@@ -186,7 +187,7 @@ def stylize_folder(
         while pending:
             try:
                 stopped = yield from _stylize_pending(
-                    pending, checkpoint, settings, images_at_once, on_progress, resume=resume
+                    pending, checkpoint, stylizer, images_at_once, on_progress, resume=resume
                 )
                 if stopped:
                     return
@@ -200,7 +201,7 @@ def stylize_folder(
 def _stylize_pending(
     pending: list[FolderItem],
     checkpoint: Path,
-    settings: Settings,
+    stylizer: Stylizer,
     batch_size: int | None,
     on_progress: Callable[[Progress], bool | None] | None,
     *,
@@ -214,7 +215,7 @@ def _stylize_pending(
         DivergedError: an image of a batch diverged.
     """
     items = list(pending)
-    job = many_styles_job(items[0].content, [item.style for item in items], settings)
+    job = many_styles_job(stylizer, items[0].content, [item.style for item in items])
     images.check_output_path(items[0].out, job.levels[-1].shape)
     saved_index = checkpoints.index_of(checkpoint, job) if resume else None
     progresses = run(

@@ -1,46 +1,40 @@
-"""A job: everything that is read and decided before the optimization starts."""
+"""A job: everything that is read and decided for the images of one content."""
 
-import logging
+import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, PyTree
+from jaxtyping import Array, Float, Float32
 
 from nst_jax import images
-from nst_jax.errors import InputError, short_repr
+from nst_jax.errors import InputError
 from nst_jax.images import ImageData, ImageSource, color
-from nst_jax.losses import LossWeights, StyleStatistic
+from nst_jax.losses import LossWeights
 from nst_jax.losses.objective import normalize_weights
-from nst_jax.losses.statistics import is_stochastic, make_statistic
-from nst_jax.networks.device import resolve_dtype
-from nst_jax.networks.load import LoadedParams, default_network, load_params
-from nst_jax.networks.protocol import Network
-from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
-from nst_jax.partitioning import check_mesh, make_mesh, replicate
-from nst_jax.partitioning.sharding import IMAGES
 from nst_jax.pipeline.descriptions import fingerprint
+from nst_jax.pipeline.engine import Engine
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
-from nst_jax.settings import LEARNING_RATE_REFUSED, MIN_SIZE, Settings, parse_bytes
+from nst_jax.settings import MIN_SIZE, Settings
 
-__all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
-
-log = logging.getLogger("nst_jax")
-
-DEFAULT_LEARNING_RATE: Final = 0.01
-DEFAULT_EMA_DECAY: Final = 0.9
-LBFGS_MEMORY: Final = 10
+__all__ = [
+    "ImageHashes",
+    "Job",
+    "as_list",
+    "downscale",
+    "downscaled_shape",
+    "prepare_job",
+    "source_name",
+    "style_sizes",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +44,7 @@ class Job:
     Images are float32 RGB in [0, 1] at the output's size.
 
     Attributes:
+        engine: the parts that other jobs share.
         settings: the settings.
         mixes: the weight of each style, summing to 1, for each image.
         style_names: the name of each style.
@@ -61,18 +56,13 @@ class Job:
         styles: the style images, no larger than the output needs them.
         masks: where each style applies, or None.
         init_image: the image to start from, at the first level's size.
-        network: the network.
-        params: the network's parameters, prepared for the device.
         loss_weights: the weights of the loss.
-        statistic: the style statistic.
-        optimizer: the Optax transformation.
-        ema_decay: the decay of the EMA of the iterates.
-        devices: the devices that share the work; empty for JAX's default device alone.
-        memory_limit: bytes that the computation may use on a device; None for the free memory.
+        hashes: the SHA-256 of each image, by its attribute's name, and of each style.
         metadata: everything that decides the images, as JSON values.
         start_time: ``time.perf_counter()`` when the job was prepared.
     """
 
+    engine: Engine
     settings: Settings
     mixes: tuple[tuple[float, ...], ...]
     style_names: tuple[str, ...]
@@ -83,14 +73,8 @@ class Job:
     styles: list[Float32[np.ndarray, "_ _ 3"]]
     masks: Float32[np.ndarray, "r h w"] | None
     init_image: Float[Array, "h0 w0 3"]
-    network: Network
-    params: PyTree
     loss_weights: LossWeights
-    statistic: StyleStatistic
-    optimizer: Optimizer
-    ema_decay: float
-    devices: tuple[Any, ...]
-    memory_limit: int | None
+    hashes: "ImageHashes"
     metadata: dict[str, Any]
     start_time: float
 
@@ -105,64 +89,38 @@ class Job:
         weights = self.loss_weights
         return tuple({**weights.content_layers, **weights.style_layers})
 
-    @property
-    def key(self) -> Array | None:
-        """The random key of a stochastic statistic."""
-        return jax.random.key(self.settings.seed) if is_stochastic(self.statistic) else None
 
-    @property
-    def num_image_groups(self) -> int:
-        """How many images of a batch can have devices of their own."""
-        if isinstance(self.settings.devices, Mesh):
-            return self.settings.devices.shape[IMAGES]
-        return max(1, len(self.devices))
+class ImageHashes(NamedTuple):
+    """The SHA-256 of a job's images."""
 
-    def mesh(self, level: int, batch_size: int = 1) -> Mesh | None:
-        """Return how the devices share the images of a batch at one level; None for one device."""
-        if isinstance(self.settings.devices, Mesh):
-            return self.settings.devices
-        if not self.devices:
-            return None
-        return make_mesh(self.devices, self.levels[level].shape[0], batch_size)
-
-    def init_state(self, image: Float[Array, "h w 3"]) -> State:
-        """Return the state of the optimization before the first step."""
-        return init_state(image, optimizer=self.optimizer, ema_decay=self.ema_decay, key=self.key)
+    shared: tuple[str | None, ...]
+    """Of the content, the content as a target, the alpha, the masks and the first image."""
+    styles: tuple[str, ...]
 
 
 def prepare_job(
+    engine: Engine,
     content: ImageSource | None,
     styles: ImageSource | Sequence[ImageSource],
-    settings: Settings | None = None,
+    settings: Settings,
     *,
     mixes: Sequence[Sequence[float]] | None = None,
 ) -> Job:
-    """Read a job's images and weights and decide everything else.
+    """Read a job's images and decide everything else.
 
     Args:
+        engine: what the job shares with others.
         content: a path, PIL image or array; None for a texture.
         styles: such an image, or a list of them.
-        settings: see `Settings`.
+        settings: those of the image; of the others the engine's count.
         mixes: the weight of each style, for each image to be made; None for one image with the
             settings' ``style_weights``.
 
     Raises:
         InputError: a file or a setting that the job cannot use.
-
-    >>> import numpy as np
-    >>> import nst_jax
-    >>> photo, painting = np.random.default_rng(0).random((2, 48, 64, 3))
-    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
-    >>> settings = nst_jax.Settings(size=32, min_size=16, model="vgg16", **layers)
-    >>> job = prepare_job(photo, painting, settings)
-    >>> [level.shape for level in job.levels], job.num_steps
-    ([(17, 23), (24, 32)], 300)
     """
     start_time = time.perf_counter()
-    settings = settings or Settings()
     styles = as_list(styles)
-    statistic = make_statistic(settings.style_loss, settings.normalization)
-    optimizer = _optimizer(settings, statistic)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
     check_pixels_fit(shape)
@@ -171,8 +129,7 @@ def prepare_job(
     content_layers = settings.content_layers if use_content else {}
     style_layers = settings.style_layers if use_style else {}
     layers = [*content_layers, *style_layers]
-    network = settings.network or default_network(settings.pooling, settings.padding)
-    levels = plan_levels(settings, shape, max(MIN_SIZE, network.min_size(layers)))
+    levels = plan_levels(settings, shape, max(MIN_SIZE, engine.network.min_size(layers)))
     if use_style and not styles:
         raise InputError("there is no style image; give at least one, or a style_weight of 0")
     style_images = []
@@ -194,34 +151,20 @@ def prepare_job(
             settings.color_mode, target, alpha, style_images
         )
     init_image = _init_image(settings, target, levels[0].shape)
-    loaded = load_params(network, settings.weights, settings.model)
-    dtype = resolve_dtype(settings.dtype).name
-    params = network.prepare(loaded.params, dtype, layers)
-    if "auto" in (settings.model, settings.dtype):
-        # Another machine may choose otherwise, and then makes another image.
-        log.info("the network is %s in %s", str(loaded.metadata["model"]).upper(), dtype)
-    devices = _devices(settings)
-    if devices and network.receptive_radius(params, layers) is None:
-        raise InputError(
-            f"devices is {short_repr(settings.devices)} and {network} has no finite receptive "
-            "radius, so its images cannot be divided; give 1"
-        )
-    ema_decay = settings.ema_decay
-    if ema_decay is None:
-        ema_decay = DEFAULT_EMA_DECAY if _optimizer_name(settings, statistic) == "adam" else 0.0
-    job = Job(
+    target = target if use_content else None
+    shared = (own_colors, target, alpha, masks, init_image)
+    return Job(
+        engine=engine,
         settings=settings,
         mixes=tuple(tuple(map(float, mix)) for mix in mixes),
         style_names=tuple(source_name(style) for style in styles),
         levels=levels,
         content=own_colors,
-        content_target=target if use_content else None,
+        content_target=target,
         alpha=alpha,
         styles=style_images,
         masks=masks,
         init_image=init_image,
-        network=network,
-        params=params,
         loss_weights=LossWeights(
             settings.content_weight,
             settings.style_weight,
@@ -229,46 +172,50 @@ def prepare_job(
             content_layers,
             style_layers,
         ),
-        statistic=statistic,
-        optimizer=optimizer,
-        ema_decay=ema_decay,
-        devices=devices,
-        memory_limit=None if settings.memory_limit is None else parse_bytes(settings.memory_limit),
-        metadata={},
+        hashes=ImageHashes(
+            tuple(None if x is None else _sha256(x) for x in shared),
+            tuple(map(_sha256, style_images)),
+        ),
+        metadata=_metadata(engine, settings, levels, content, styles),
         start_time=start_time,
     )
-    if mesh := job.mesh(len(levels) - 1):
-        job = replace(job, params=replicate(params, mesh))
-    job.metadata.update(_metadata(job, content, loaded))
-    return job
 
 
-def _metadata(job: Job, content: ImageSource | None, loaded: LoadedParams) -> dict[str, Any]:
+def _sha256(pixels: np.ndarray | Array) -> str:
+    return hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest()
+
+
+def _metadata(
+    engine: Engine,
+    settings: Settings,
+    levels: Sequence[LevelSpec],
+    content: ImageSource | None,
+    styles: Sequence[ImageSource],
+) -> dict[str, Any]:
     """Return everything that decides the images as JSON values; files by name, without folders."""
-    settings = job.settings
     values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     return (
         values
         | lists
-        | loaded.metadata
+        | engine.metadata
         | {
             "version": version("nst-jax"),
             "content": None if content is None else source_name(content),
-            "styles": list(job.style_names),
+            "styles": [source_name(style) for style in styles],
             "init": source_name(settings.init),
             "masks": [source_name(mask) for mask in as_list(settings.masks)],
-            "optimizer": _optimizer_name(settings, job.statistic),
-            "devices": max(1, len(job.devices)),
+            "optimizer": engine.optimizer_name,
+            "devices": max(1, len(engine.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
             "loss_fn": settings.loss_fn and fingerprint(settings.loss_fn),
-            "ema_decay": job.ema_decay,
+            "ema_decay": engine.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
-            "levels": [max(level.shape) for level in job.levels],
-            "steps": [level.steps for level in job.levels],
-            "num_steps": job.num_steps,
-            "dtype": resolve_dtype(settings.dtype).name,
+            "levels": [max(level.shape) for level in levels],
+            "steps": [level.steps for level in levels],
+            "num_steps": sum(level.steps for level in levels),
+            "dtype": engine.dtype,
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
@@ -310,9 +257,13 @@ def style_sizes(settings: Settings, num_styles: int, shape: tuple[int, int]) -> 
 
 def downscale(pixels: Float32[np.ndarray, "_ _ 3"], size: int) -> Float32[np.ndarray, "_ _ 3"]:
     """Scale down to a longest side. A smaller image stays, as enlarging blurs its texture."""
-    if max(pixels.shape[:2]) <= size:
-        return pixels
-    return images.resize(pixels, images.fit_longest_side(pixels.shape, size))
+    shape = downscaled_shape(pixels.shape, size)
+    return pixels if shape == pixels.shape[:2] else images.resize(pixels, shape)
+
+
+def downscaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Return the (h, w) that `downscale` gives an image of this shape."""
+    return (shape[0], shape[1]) if max(shape[:2]) <= size else images.fit_longest_side(shape, size)
 
 
 def _output_shape(content: ImageData | None, settings: Settings) -> tuple[int, int]:
@@ -353,52 +304,3 @@ def _init_image(
     if name == "gray":
         return jnp.full((*shape, 3), 0.5)
     return jnp.asarray(images.resize(images.read(settings.init, name="init").pixels, shape))
-
-
-def _devices(settings: Settings) -> tuple[Any, ...]:
-    if isinstance(settings.devices, Mesh):
-        check_mesh(settings.devices)
-        return tuple(settings.devices.devices.flat)
-    available, count = jax.devices(), settings.devices
-    if jax.process_count() > 1:  # A process without a device of the mesh could not take part.
-        if count not in (1, "all", len(available)):
-            raise InputError(
-                f"devices is {short_repr(count)} and the processes have {len(available)} together; "
-                "give all"
-            )
-        count = "all"
-    if count == "all":
-        count = len(available)
-    if count > len(available):
-        raise InputError(
-            f"devices is {short_repr(count)} and JAX finds {len(available)}; give a smaller "
-            "number, or all"
-        )
-    return () if count == 1 else tuple(available[:count])
-
-
-def _optimizer_name(settings: Settings, statistic: StyleStatistic) -> str:
-    if not isinstance(settings.optimizer, str):
-        return "custom"
-    if settings.optimizer == "auto":
-        return "adam" if is_stochastic(statistic) else "lbfgs"
-    return settings.optimizer
-
-
-def _optimizer(settings: Settings, statistic: StyleStatistic) -> Optimizer:
-    if not isinstance(settings.optimizer, str):
-        return settings.optimizer
-    name = _optimizer_name(settings, statistic)
-    if settings.learning_rate is not None and name != "adam":
-        raise InputError(LEARNING_RATE_REFUSED)
-    return _named_optimizer(name, settings.learning_rate)
-
-
-@cache  # The loop is compiled once for each optimizer object.
-def _named_optimizer(name: str, learning_rate: float | None) -> optax.GradientTransformation:
-    if name == "adam":
-        # Gradients shrink as an image grows: their median is 2e-5 at 512 pixels, 4e-7 at 4096.
-        return optax.adam(learning_rate or DEFAULT_LEARNING_RATE, b1=0.9, b2=0.99, eps=1e-12)
-    if name == "lbfgs-pixels":
-        return pyramid_lbfgs(memory_size=LBFGS_MEMORY, num_bands=1)
-    return pyramid_lbfgs(memory_size=LBFGS_MEMORY)

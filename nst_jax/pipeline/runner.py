@@ -7,7 +7,8 @@ and the checkpoint are consumers of the same iterator, for one image and for man
 import copy
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Integral
@@ -45,24 +46,11 @@ from nst_jax.optimize import (
 from nst_jax.partitioning import shard_batch, shard_state
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline.job import Job
-from nst_jax.pipeline.memory import compile_within_limit
-from nst_jax.pipeline.planning import (
-    batched_loss_fn,
-    check_state_fits,
-    choose_batch_size,
-    choose_tile,
-    loss_fn,
-)
+from nst_jax.pipeline.planning import check_state_fits, choose_batch_size, loss_fn, plan_level
 from nst_jax.pipeline.result import Result, postprocess, style_metadata
-from nst_jax.pipeline.targets import (
-    LevelInputs,
-    LevelTargets,
-    compute_targets,
-    level_inputs,
-    mix_targets,
-)
+from nst_jax.pipeline.targets import LevelInputs, compute_targets, level_inputs, mix_targets
 
-__all__ = ["Progress", "run"]
+__all__ = ["Progress", "collect", "run"]
 
 log = logging.getLogger("nst_jax")
 
@@ -158,7 +146,7 @@ def run(
     tile.
 
     Args:
-        job: from `prepare_job`.
+        job: from `nst_jax.Stylizer.job`.
         batch_size: how many images run in one batch; None for the fastest way.
         callback_every: also yield at multiples of this many steps.
         checkpoint: a file that holds the state. It is written every two minutes, after each image
@@ -180,8 +168,8 @@ def run(
     >>> import nst_jax
     >>> photo, painting = np.random.default_rng(0).random((2, 16, 16, 3))
     >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
-    >>> quick = nst_jax.Settings(size=16, steps=2, optimizer="adam", model="vgg16", **layers)
-    >>> for progress in run(nst_jax.prepare_job(photo, painting, quick)):
+    >>> stylizer = nst_jax.Stylizer(model="vgg16", optimizer="adam", size=16, steps=2, **layers)
+    >>> for progress in run(stylizer.job(photo, painting)):
     ...     last = progress.image  # a preview; break to stop
     >>> progress.done, progress.step, last.shape
     (True, 2, (16, 16, 3))
@@ -221,6 +209,35 @@ def run(
     checkpoints.remove(checkpoint)
 
 
+def collect(
+    progresses: Generator[Progress, None, None],
+    on_progress: Callable[[Progress], bool | None] | None = None,
+) -> Iterator[Result]:
+    """Run to the end and yield each image when it is finished.
+
+    Args:
+        progresses: from `run`.
+        on_progress: called after each chunk; returning True stops there. Then the image so far is
+            the last result, and ``metadata["stopped"]`` says so if steps were left.
+
+    >>> import numpy as np
+    >>> import nst_jax
+    >>> photo, *paintings = np.random.default_rng(0).random((3, 16, 16, 3))
+    >>> layers = {"content_layers": {"relu1_1": 1}, "style_layers": {"relu1_1": 1}}
+    >>> stylizer = nst_jax.Stylizer(model="vgg16", optimizer="adam", size=16, steps=2, **layers)
+    >>> jobs = (stylizer.job(photo, painting) for painting in paintings)
+    >>> list(collect(stylizer.run(jobs)))
+    [Result(16x16, 2 steps), Result(16x16, 2 steps)]
+    """
+    with closing(progresses):
+        for progress in progresses:
+            stop = on_progress is not None and bool(on_progress(progress))
+            if stop or progress.done:
+                yield from progress.results()
+            if stop and not (progress.done and progress.is_last):
+                return
+
+
 def _is_readable(state: State) -> bool:
     """Return whether this process alone can read a state."""
     image = state.iterate
@@ -246,11 +263,10 @@ def _run_batches(
 ) -> Iterator[Progress]:
     index = 0 if saved is None else saved.index
     size = batch_size or choose_batch_size(job)
-    shared_targets: dict[int, LevelTargets] = {}
     start_time = job.start_time  # What all images share counts for the first ones.
     while index < len(job.mixes):
         count = size if saved is None else saved.num_images
-        batch = _Batch(job, index, job.mixes[index : index + count], shared_targets, start_time)
+        batch = _Batch(job, index, job.mixes[index : index + count], start_time)
         try:
             yield from batch.run(callback_every, saved)
         except MemoryLimitError as error:
@@ -282,13 +298,11 @@ class _Batch:
         job: Job,
         index: int,
         mixes: Sequence[Sequence[float]],
-        shared_targets: dict[int, LevelTargets],
         start_time: float,
     ) -> None:
         self.job = job
         self.index = index
         self.mixes = mixes
-        self.shared_targets = shared_targets
         self.start_time = start_time
         self.metrics: list[History] = []
         self.planning_seconds = 0.0
@@ -314,12 +328,12 @@ class _Batch:
         chunks = optimize_multiscale(
             self.levels(first_level, steps_done),
             start,
-            optimizer=job.optimizer,
-            ema_decay=job.ema_decay,
-            key=job.key,
+            optimizer=job.engine.optimizer,
+            ema_decay=job.engine.ema_decay,
+            key=job.engine.key(job.settings.seed),
             first_level=first_level,
             callback_every=callback_every,
-            compile_fn=partial(compile_within_limit, limit=job.memory_limit),
+            compile_fn=job.engine.compile,
         )
         try:
             for chunk in chunks:
@@ -357,25 +371,21 @@ class _Batch:
         self.inputs = level_inputs(job, i)
         if is_done:
             return Level(*job.levels[i], loss_fn(job))
-        mesh = job.mesh(i, len(self.mixes))
-        self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
+        plan = plan_level(job, i, len(self.mixes))
+        self.tile, mesh = plan.tile, plan.mesh
         self.planning_seconds += time.perf_counter() - start_time
-        level_targets = self.shared_targets.get(i)
-        if level_targets is None:
-            level_targets = compute_targets(job, self.inputs, self.tile, mesh)
-            if len(job.mixes) > len(self.mixes):
-                self.shared_targets[i] = level_targets
+        level_targets = compute_targets(job, self.inputs, self.mixes, plan.tile, mesh)
         targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
-        loss = loss_fn(job, self.tile, mesh)
+        params = job.engine.params
         shard_fn = None if mesh is None else partial(shard_state, mesh=mesh)
         if len(targets) == 1:
-            args = (job.params, targets[0], job.loss_weights)
-            return Level(*job.levels[i], loss, args, shard_fn=shard_fn)
+            args = (params, targets[0], job.loss_weights)
+            return Level(*job.levels[i], plan.loss, args, shard_fn=shard_fn)
         styles = jax.tree.map(lambda *each: jnp.stack(each), *(t.style for t in targets))
         if mesh is not None:
             styles = shard_batch(styles, mesh)
-        args = (job.params, replace(targets[0], style={}), job.loss_weights)
-        return Level(*job.levels[i], batched_loss_fn(loss), args, styles, shard_fn)
+        args = (params, replace(targets[0], style={}), job.loss_weights)
+        return Level(*job.levels[i], plan.loss, args, styles, shard_fn)
 
     def progress(self, chunk: Chunk) -> Progress:
         """Record a chunk's metrics and describe where the images are."""

@@ -1,6 +1,6 @@
 """The inputs and the targets of a job at one level, computed when the level is reached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,8 +21,7 @@ from nst_jax.partitioning import (
     tiled_features,
     tiled_style_targets,
 )
-from nst_jax.pipeline.job import Job, downscale, style_sizes
-from nst_jax.pipeline.memory import compile_within_limit
+from nst_jax.pipeline.job import Job, downscale, downscaled_shape, style_sizes
 
 __all__ = [
     "LevelInputs",
@@ -35,12 +34,12 @@ __all__ = [
 
 
 class LevelInputs(NamedTuple):
-    """A job's images at one level's size."""
+    """A job's content and masks at one level's size."""
 
+    level: int
     content: Float32[np.ndarray, "h w 3"] | None
     """In its own colors, for the output."""
     content_target: Float32[np.ndarray, "h w 3"] | None
-    styles: list[Float32[np.ndarray, "_ _ 3"]]
     masks: Float32[np.ndarray, "r h w"] | None
 
 
@@ -50,54 +49,110 @@ class LevelTargets(NamedTuple):
     content: dict[str, Array]
     """The content's features, by layer."""
     styles: list[dict[str, Any]]
-    """The statistics of each style, by layer."""
+    """The statistics of each style, by layer; empty for one that no image of the batch takes."""
     masks: Float32[Array, "r h w"] | None
 
 
 def level_inputs(job: Job, level: int) -> LevelInputs:
-    """Resample a job's images to the size of one level."""
+    """Resample a job's content and masks to the size of one level."""
     shape = job.levels[level].shape
 
     def resize(pixels: np.ndarray | None) -> np.ndarray | None:
         return None if pixels is None else images.resize(pixels, shape)
 
     target = resize(job.content_target)
-    sizes = style_sizes(job.settings, len(job.styles), shape) if job.styles else []
     return LevelInputs(
+        level,
         target if job.content is job.content_target else resize(job.content),
         target,
-        [downscale(style, size) for style, size in zip(job.styles, sizes, strict=True)],
         None if job.masks is None else np.stack([images.resize(m, shape) for m in job.masks]),
     )
 
 
 def compute_targets(
-    job: Job, inputs: LevelInputs, tile: int | None = None, mesh: Mesh | None = None
+    job: Job,
+    inputs: LevelInputs,
+    mixes: Sequence[Sequence[float]],
+    tile: int | None = None,
+    mesh: Mesh | None = None,
 ) -> LevelTargets:
-    """Run the network over the content and the styles of one level.
+    """Run the network over the content and the styles of one level, as far as the engine does not
+    have their targets.
 
     Args:
         job: the job.
         inputs: from `level_inputs`.
+        mixes: the weights of the styles, for each image of the batch.
         tile: the longest side of a tile (`nst_jax.partitioning`); None for the whole image at once.
         mesh: the devices that share the rows of each image; None for one device.
 
     Raises:
         MemoryLimitError: it needs more memory than is free.
     """
+    engine = job.engine
+    options: dict[str, Any] = {"network": engine.network, "tile": tile, "mesh": mesh}
 
-    def run(jitted: Any, *args: Any, **static: Any) -> Any:
-        return compile_within_limit(jitted, *args, **static)(*args)
+    def run(jitted: Any, image: np.ndarray, **static: Any) -> Any:
+        placed = jnp.asarray(image) if mesh is None else shard_image(image, mesh)
+        executable = engine.executables.compile(jitted, engine.params, placed, **options, **static)
+        return executable(engine.params, placed)
 
-    return _evaluate(job, inputs, tile, mesh, run)
+    def content_features() -> dict[str, Array]:
+        assert inputs.content_target is not None
+        features = run(_content_features, inputs.content_target, layers=content_layers)
+        return features if mesh is None else {k: shard_image(x, mesh) for k, x in features.items()}
+
+    def style_statistics(style: np.ndarray, size: int) -> dict[str, Any]:
+        image = downscale(style, size)
+        found = run(_style_targets, image, layers=style_layers, statistic=engine.statistic)
+        return found if mesh is None else replicate(found, mesh)
+
+    content_layers = tuple(job.loss_weights.content_layers)
+    style_layers = tuple(job.loss_weights.style_layers)
+    shape, content, styles = job.levels[inputs.level].shape, {}, []
+    if inputs.content_target is not None:
+        key = ("content", job.hashes.shared[1], shape, content_layers, tile, mesh)
+        content = engine.targets.get(key, content_features)
+    sizes = style_sizes(job.settings, len(job.styles), shape) if job.styles else []
+    for i, (style, size) in enumerate(zip(job.styles, sizes, strict=True)):
+        if inputs.masks is None and not any(mix[i] for mix in mixes):
+            styles.append({})
+            continue
+        key = ("style", job.hashes.styles[i], downscaled_shape(style.shape, size), tile, mesh)
+        statistics = engine.targets.get(
+            (*key, style_layers), partial(style_statistics, style, size)
+        )
+        styles.append(statistics)
+    masks = None if inputs.masks is None else jnp.asarray(inputs.masks)
+    if masks is not None and mesh is not None:
+        masks = replicate(masks, mesh)
+    return LevelTargets(content, styles, masks)
 
 
-def target_shapes(job: Job, inputs: LevelInputs, mix: Sequence[float]) -> Targets:
+def target_shapes(job: Job, level: int) -> Targets:
     """Return the shapes of the targets of one image, without computing them."""
-    shapes = _evaluate(
-        job, inputs, None, None, lambda jitted, *args, **static: jitted.eval_shape(*args, **static)
-    )
-    return jax.eval_shape(lambda targets: mix_targets(job, targets, mix), shapes)
+    engine, shape = job.engine, job.levels[level].shape
+    weights = job.loss_weights
+
+    def image(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*shape[:2], 3), jnp.float32)
+
+    def evaluate(jitted: Any, shape: tuple[int, ...], **static: Any) -> Any:
+        options = {"network": engine.network, "tile": None, "mesh": None}
+        return jitted.eval_shape(engine.params, image(shape), **options, **static)
+
+    content, styles, masks = {}, [], None
+    if job.content_target is not None:
+        content = evaluate(_content_features, shape, layers=tuple(weights.content_layers))
+    sizes = style_sizes(job.settings, len(job.styles), shape) if job.styles else []
+    for style, size in zip(job.styles, sizes, strict=True):
+        style_shape = downscaled_shape(style.shape, size)
+        options = {"layers": tuple(weights.style_layers), "statistic": engine.statistic}
+        styles.append(evaluate(_style_targets, style_shape, **options))
+    if job.masks is not None:
+        masks = jax.ShapeDtypeStruct((len(job.masks), *shape), jnp.float32)
+    targets: Any = (content, styles, masks)
+    return jax.eval_shape(lambda each: mix_targets(job, LevelTargets(*each), job.mixes[0]), targets)
 
 
 def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Targets:
@@ -107,32 +162,10 @@ def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Target
         targets.styles,
         style_weights=mix if targets.styles else None,
         masks=targets.masks,
-        network=job.network,
-        normalization=job.settings.normalization,
-        statistic=job.statistic,
+        network=job.engine.network,
+        normalization=job.engine.settings.normalization,
+        statistic=job.engine.statistic,
     )
-
-
-def _evaluate(
-    job: Job, inputs: LevelInputs, tile: int | None, mesh: Mesh | None, run: Callable[..., Any]
-) -> LevelTargets:
-    def place(image: np.ndarray) -> Array:
-        return jnp.asarray(image) if mesh is None else shard_image(image, mesh)
-
-    options: dict[str, Any] = {"network": job.network, "tile": tile, "mesh": mesh}
-    content = {}
-    if inputs.content_target is not None:
-        layers = tuple(job.loss_weights.content_layers)
-        image = place(inputs.content_target)
-        content = run(_content_features, job.params, image, layers=layers, **options)
-        if mesh is not None:
-            content = {layer: shard_image(x, mesh) for layer, x in content.items()}
-    options |= {"layers": tuple(job.loss_weights.style_layers), "statistic": job.statistic}
-    styles = [run(_style_targets, job.params, place(style), **options) for style in inputs.styles]
-    masks = inputs.masks
-    if mesh is not None:
-        styles, masks = replicate((styles, masks), mesh)
-    return LevelTargets(content, styles, None if masks is None else jnp.asarray(masks))
 
 
 @partial(jax.jit, static_argnames=("network", "layers", "tile", "mesh"))

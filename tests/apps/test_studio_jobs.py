@@ -22,7 +22,7 @@ from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.stream import seconds_left, stream
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask
 from nst_jax.errors import InputError
-from nst_jax.pipeline import prepare_job, stylize
+from nst_jax.pipeline import Stylizer, stylize
 from nst_jax.pipeline.levels import LevelSpec
 from nst_jax.settings import Settings
 
@@ -56,7 +56,7 @@ def last(run):
 
 
 def test_a_stream_ends_with_the_image_that_stylize_makes():
-    job = prepare_job("content.png", "style.png", SETTINGS)
+    job = Stylizer(SETTINGS).job("content.png", "style.png")
     updates = list(stream(job, lambda: False))
     assert [update.step for update in updates] == sorted({update.step for update in updates})
     assert [update.result is not None for update in updates] == [
@@ -72,7 +72,7 @@ def test_a_stream_ends_with_the_image_that_stylize_makes():
 
 
 def test_a_stop_keeps_the_image_so_far():
-    job = prepare_job("content.png", "style.png", SETTINGS)
+    job = Stylizer(SETTINGS).job("content.png", "style.png")
     updates = []
     for update in stream(job, lambda: len(updates) >= 2):
         updates.append(update)
@@ -89,7 +89,7 @@ def test_a_job_that_diverges_ends_with_its_last_finite_image():
 
     optimizer = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
     settings = replace(SETTINGS, optimizer=optimizer, ema_decay=0.0)
-    final = list(stream(prepare_job("content.png", "style.png", settings), lambda: False))[-1]
+    final = list(stream(Stylizer(settings).job("content.png", "style.png"), lambda: False))[-1]
     assert "stopped being finite" in final.error
     assert final.result.metadata["steps_done"] == final.step
     assert np.isfinite(final.result.image).all()
@@ -108,7 +108,7 @@ def test_jobs_run_one_after_another_in_their_order(sessions, job_queue):
     def prepare(name):
         with lock:
             events.append(name)
-        return prepare_job("content.png", "style.png", SETTINGS)
+        return Stylizer(SETTINGS).job("content.png", "style.png")
 
     runs = [QueuedJob(lambda name=name: prepare(name)) for name in "abc"]
     for run in runs:
@@ -143,11 +143,11 @@ def test_a_warm_up_takes_one_chunk_when_nothing_else_runs(job_queue):
     def note(name):
         def prepare():
             events.append(name)
-            return prepare_job("content.png", "style.png", SETTINGS)
+            return Stylizer(SETTINGS).job("content.png", "style.png")
 
         return prepare
 
-    blocker = QueuedJob(lambda: release.wait(60) and prepare_job("none.png", "style.png"))
+    blocker = QueuedJob(lambda: release.wait(60) and Stylizer().job("none.png", "style.png"))
     job_queue.submit(blocker)
     job_queue.warm_up(note("replaced"))
     job_queue.warm_up(note("warm"))
@@ -306,7 +306,7 @@ def test_only_an_upload_has_a_path(tmp_path):
 
 
 def test_a_live_view_shows_the_image_and_where_the_job_is():
-    job = prepare_job("content.png", "style.png", SETTINGS)
+    job = Stylizer(SETTINGS).job("content.png", "style.png")
     view = live_view(next(iter(stream(job, lambda: False))), note="1 image <waits>")
     assert re.search(r'<img src="data:image/jpeg;base64,[\w+/=]{100,}"', view)
     assert "level 1 of 2 (28×21), step 1 of 18, loss " in view

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_jax import run, stylize
+from nst_jax import Stylizer, run, stylize
 from nst_jax.networks.weights import bundled_path, load
 from nst_jax.pipeline import planning
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.memory import compile_within_limit, required_bytes
 from nst_jax.pipeline.planning import choose_tile
 from nst_jax.pipeline.targets import level_inputs
-from nst_jax.settings import override
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +71,7 @@ def job_of(content, styles, small):
     """Return a function that prepares a job: the first style by default, one image a style."""
 
     def prepare(styles=styles[:1], content=content, **changes):
-        return many_styles_job(content, styles, override(None, small | changes))
+        return many_styles_job(Stylizer(**small | changes), content, styles)
 
     return prepare
 

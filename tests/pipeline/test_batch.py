@@ -11,6 +11,7 @@ from nst_jax import (
     DivergedError,
     InputError,
     MemoryLimitError,
+    Stylizer,
     interpolate_styles,
     run,
     stylize,
@@ -20,7 +21,6 @@ from nst_jax.errors import OutOfMemoryError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import planning, runner
 from nst_jax.pipeline.api import interpolation_job
-from nst_jax.settings import override
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +113,7 @@ def test_an_interpolation_goes_from_the_first_style_to_the_last(content, styles,
 
 
 def test_an_interpolation_passes_every_style_in_equal_steps(content, styles, small):
-    job = interpolation_job(content, styles, override(None, small), num_images=5)
+    job = interpolation_job(Stylizer(**small), content, styles, num_images=5)
     assert job.mixes == ((1, 0, 0), (0.5, 0.5, 0), (0, 1, 0), (0, 0.5, 0.5), (0, 0, 1))
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nst_jax import InputError, Settings, prepare_job
+from nst_jax import InputError, Settings, Stylizer
 from nst_jax.images import resize
 from nst_jax.pipeline.levels import level_shapes, plan_levels
 from nst_jax.pipeline.targets import level_inputs
-from nst_jax.settings import DEFAULT_STEPS, override
+from nst_jax.settings import DEFAULT_STEPS
 
 
 @given(st.integers(16, 5000), st.integers(16, 5000), st.integers(16, 600))
@@ -57,7 +57,7 @@ def test_a_level_has_each_image_at_its_size(content, styles, small):
     masks = [np.zeros((48, 64)), np.ones((48, 64))]
     masks[0][:24] = 1
     changes = {"style_scales": (0.5, 2.0), "masks": masks}
-    job = prepare_job(content, styles[:2], override(None, small | changes))
+    job = Stylizer(**small | changes).job(content, styles[:2])
     coarse, fine = (level_inputs(job, i) for i in (0, 1))
     assert [style.shape[0] for style in coarse.styles] == [17, 48]
     assert [style.shape[0] for style in fine.styles] == [24, 48]

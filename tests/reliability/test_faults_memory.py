@@ -22,7 +22,7 @@ from reliability.faults import (
     save_often,
 )
 
-from nst_jax import images, prepare_job
+from nst_jax import Stylizer, images
 from nst_jax.errors import MemoryLimitError, OutOfMemoryError
 from nst_jax.optimize import loop
 from nst_jax.pipeline import planning, result, runner, stylize_many, targets
@@ -176,7 +176,7 @@ def test_from_python_the_error_holds_the_image_so_far(monkeypatch):
         patch.setattr(loop, "CHUNK_SECONDS", 0.0)
         exhaust(patch, 3)
         with pytest.raises(OutOfMemoryError) as caught:
-            list(runner.run(prepare_job("content.png", "style.png", SETTINGS)))
+            list(runner.run(Stylizer(SETTINGS).job("content.png", "style.png")))
     error = caught.value
     (last,) = error.results
     assert (error.step, len(error.history["total"])) == (2, 2)

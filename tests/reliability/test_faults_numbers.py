@@ -19,7 +19,7 @@ from reliability.faults import (
     save_often,
 )
 
-from nst_jax import DivergedError, images, prepare_job
+from nst_jax import DivergedError, Stylizer, images
 from nst_jax.optimize import loop
 from nst_jax.pipeline import runner
 from nst_jax.settings import Settings, override
@@ -158,7 +158,7 @@ def test_a_gradient_that_is_not_finite_at_one_step_is_noticed_there(value, monke
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     settings = override(SETTINGS, {"optimizer": gradient_with(value, 5)})
     with pytest.raises(DivergedError, match="between steps 5 and 6") as caught:
-        list(runner.run(prepare_job("content.png", "style.png", settings)))
+        list(runner.run(Stylizer(settings).job("content.png", "style.png")))
     (last,) = caught.value.results
     assert (caught.value.step, last.metadata["steps_done"]) == (5, 5)
     assert np.isfinite(last.image).all()

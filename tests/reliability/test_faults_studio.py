@@ -26,7 +26,7 @@ from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.uploads import MASK_COLORS
 from nst_jax.errors import InputError
 from nst_jax.optimize import loop
-from nst_jax.pipeline import prepare_job, runner
+from nst_jax.pipeline import Stylizer, runner
 from nst_jax.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("small_photos")
@@ -101,7 +101,7 @@ def test_a_job_that_fails_has_one_line_and_the_next_one_runs(
     def prepare():
         if place == "prepare":
             raise_error(FAILURES[failure])
-        return prepare_job("content.png", "style.png", SETTINGS)
+        return Stylizer(SETTINGS).job("content.png", "style.png")
 
     with monkeypatch.context() as patch:
         if place != "prepare":
@@ -112,14 +112,14 @@ def test_a_job_that_fails_has_one_line_and_the_next_one_runs(
     assert run.error
     assert "\n" not in run.error
     assert "secret" not in run.error
-    following = QueuedJob(lambda: prepare_job("content.png", "style.png", SETTINGS))
+    following = QueuedJob(lambda: Stylizer(SETTINGS).job("content.png", "style.png"))
     job_queue.submit(following)
     list(following.follow())
     assert (following.error, following.update.step) == ("", 8)
 
 
 def test_the_studio_keeps_the_image_so_far_and_runs_the_next_job(job_queue, monkeypatch):
-    runs = [QueuedJob(lambda: prepare_job("content.png", "style.png", SETTINGS)) for _ in range(2)]
+    runs = [QueuedJob(lambda: Stylizer(SETTINGS).job("content.png", "style.png")) for _ in range(2)]
     exhaust(monkeypatch, 3)
     for each in runs:
         job_queue.submit(each)

@@ -218,7 +218,9 @@ def test_the_panels_of_another_strip_are_refused(panel, photo_folder):
     line = ("interpolate", "content.png", "style.png", "other.png", *SMALL, "--num-images", "2")
     line = (*line, "--optimizer", "adam")
     settings = nst_jax.Settings(**SETTINGS)
-    job = interpolation_job("content.png", ["style.png", "other.png"], settings, num_images=2)
+    job = interpolation_job(
+        nst_jax.Stylizer(settings), "content.png", ["style.png", "other.png"], num_images=2
+    )
     with closing(nst_jax.run(job, checkpoint=Path("strip.png.checkpoint"))) as progresses:
         next(progress for progress in progresses if progress.done)
         next(progresses)

@@ -184,7 +184,7 @@ def interpolate(
         setting_files,
         stop_on_signal,
     )
-    from nst_jax.pipeline import run
+    from nst_jax.pipeline import Stylizer, run
     from nst_jax.pipeline.api import interpolation_job
 
     settings = pop_settings(options)
@@ -193,7 +193,7 @@ def interpolate(
     for path in (out, *panels):
         check_outputs(path, [content, *style, *setting_files(settings)])
     enable_compilation_cache()
-    job = interpolation_job(content, style, settings, num_images=num_images)
+    job = interpolation_job(Stylizer(settings), content, style, num_images=num_images)
     height, width = job.levels[-1].shape
     images.check_output_path(out, (height, num_images * width))
     done = 0

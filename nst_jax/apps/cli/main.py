@@ -137,10 +137,11 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
     Example: nst-jax stylize photo.jpg painting.jpg -o out.png --size 1024
     """
     from nst_jax.apps.cli.run import run_command
-    from nst_jax.pipeline import prepare_job
+    from nst_jax.pipeline import Stylizer
 
     settings = pop_settings(options)
-    run_command(lambda: prepare_job(content, style, settings), settings, (content, *style), options)
+    inputs = (content, *style)
+    run_command(lambda: Stylizer(settings).job(content, style), settings, inputs, options)
 
 
 @main.command()
@@ -158,10 +159,11 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
 def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Synthesize a square texture from one or more STYLE images, starting from noise."""
     from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline import Stylizer
     from nst_jax.pipeline.api import texture_job
 
     settings = pop_settings(options)
-    run_command(lambda: texture_job(style, settings), settings, style, options)
+    run_command(lambda: texture_job(Stylizer(settings), style), settings, style, options)
 
 
 @main.command()
@@ -170,10 +172,11 @@ def texture(style: tuple[Path, ...], **options: Any) -> None:
 def reconstruct(content: Path, **options: Any) -> None:
     """Reconstruct CONTENT from its features alone, starting from noise: what the layers see."""
     from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline import Stylizer
     from nst_jax.pipeline.api import content_job
 
     settings = pop_settings(options)
-    run_command(lambda: content_job(content, settings), settings, (content,), options)
+    run_command(lambda: content_job(Stylizer(settings), content), settings, (content,), options)
 
 
 @main.command()

@@ -23,7 +23,7 @@ from nst_jax.errors import DivergedError, InputError, OutOfMemoryError, escape
 from nst_jax.files import parse_json, write_atomically
 from nst_jax.networks.weights import cache_dir
 from nst_jax.optimize import History, allgather
-from nst_jax.pipeline import Job, Progress, Result, run
+from nst_jax.pipeline import Job, Progress, Result, collect, run
 from nst_jax.settings import Settings
 
 __all__ = [
@@ -86,22 +86,20 @@ def run_command(
         progresses = run(
             job, callback_every=preview_every, checkpoint=checkpoint_path(out), resume=resume
         )
-        stack.enter_context(closing(progresses))
+
+        def on_progress(progress: Progress) -> bool:
+            bar.update(progress)
+            writer.write(progress)
+            if preview_every and progress.step % preview_every == 0:
+                write_preview(out, progress, inputs)
+            # A signal may reach one process alone, and earlier than the others.
+            return bool(allgather(stop_requested(), progress.state.iterate).any())
+
         result = None
         try:
-            for progress in progresses:
-                bar.update(progress)
-                writer.write(progress)
-                if preview_every and progress.step % preview_every == 0:
-                    write_preview(out, progress, inputs)
-                # A signal may reach one process alone, and earlier than the others.
-                stop = allgather(stop_requested(), progress.state.iterate).any()
-                if progress.done:
-                    (result,) = progress.results()
+            for result in collect(progresses, on_progress):
+                if not result.metadata["stopped"]:
                     write_result(result, out, loss_plot)
-                elif stop:
-                    (result,) = progress.results()
-                    break
         except (DivergedError, OutOfMemoryError) as error:
             if jax.process_count() > 1 and isinstance(error, OutOfMemoryError):
                 exit_without_the_others(f"error: {error}")
@@ -117,7 +115,6 @@ def run_command(
             raise
         assert result is not None  # The last progress is done.
         if result.metadata["stopped"]:  # Inside, so that a second signal leaves no half file.
-            progresses.close()
             write_result(result, out, loss_plot)
     if result.metadata["stopped"]:
         if is_first:

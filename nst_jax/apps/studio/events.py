@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +91,8 @@ class Events:
         session = self._session(browser)
         with suppress(InputError):  # The user has not asked for anything yet.
             request = self._request(session, values, continuing=False, keep_mask=False)
-            self.sessions.job_queue.warm_up(request.job)
+            prepare = partial(request.job, self.sessions.stylizer_for)
+            self.sessions.job_queue.warm_up(prepare)
 
     def _request(self, session: Session, values: tuple[Any, ...], **options: bool) -> Request:
         """Return what the page's inputs ask for; ``options`` as in `Session.request`."""

@@ -3,8 +3,9 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from nst_jax.apps.studio.choices import Choices, continued
 from nst_jax.apps.studio.job_queue import JobQueue, QueuedJob
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask, without_folders
 from nst_jax.errors import InputError
-from nst_jax.pipeline import Job, Result, prepare_job
+from nst_jax.pipeline import Job, Result, Stylizer
+from nst_jax.pipeline.job import prepare_job
 from nst_jax.settings import Settings
 
 __all__ = ["Entry", "Request", "Session", "Sessions"]
@@ -45,14 +47,18 @@ class Request:
         named = (*(masks if isinstance(masks, list) else ()), self.settings.init)
         return [path for path in named if isinstance(path, Path)]
 
-    def job(self) -> Job:
+    def job(self, stylizer_for: Callable[[Settings], Stylizer] = Stylizer) -> Job:
         """Prepare the job.
 
+        Args:
+            stylizer_for: returns a stylizer for these settings.
+
         Raises:
-            InputError: as in `prepare_job`, without the folders of the files.
+            InputError: as in `nst_jax.Stylizer.job`, without the folders of the files.
         """
         try:
-            return prepare_job(self.photo, self.styles, self.settings)
+            engine = stylizer_for(self.settings).engine
+            return prepare_job(engine, self.photo, self.styles, self.settings)
         except InputError as error:
             raise InputError(
                 without_folders(str(error), [self.photo, *self.styles, *self.made_files])
@@ -200,11 +206,27 @@ class Session:
                 return
 
 
+class LatestStylizer:
+    """Returns the stylizer of the job before, if it fits, so that nothing is loaded or compiled
+    again. It is called on the thread of the jobs alone."""
+
+    def __init__(self) -> None:
+        self.stylizer: Stylizer | None = None
+
+    def __call__(self, settings: Settings) -> Stylizer:
+        """Return a stylizer for these settings."""
+        if self.stylizer is None or not self.stylizer.engine.fits(settings):
+            self.stylizer = None  # Its memory is free before the next one is loaded.
+            self.stylizer = Stylizer(settings)
+        return self.stylizer
+
+
 class Sessions:
     """The tabs, by the session's name, and the queue that they share."""
 
     def __init__(self, root: Path, job_queue: JobQueue) -> None:
         self.root, self.job_queue = root, job_queue
+        self.stylizer_for = LatestStylizer()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -231,7 +253,7 @@ class Sessions:
         Raises:
             InputError: too many jobs wait.
         """
-        job = QueuedJob(request.job)
+        job = QueuedJob(partial(request.job, self.stylizer_for))
         self.job_queue.submit(job)
         session.jobs.append(job)
         return job

@@ -15,9 +15,7 @@ from nst_jax.pipeline.levels import LevelSpec
 __all__ = ["Update", "seconds_left", "stream"]
 
 PREVIEW_STEPS: Final = 3
-"""A chunk has as many steps as the last one took in two seconds. Where the line search needs many
-trials, near the end of a level, a step takes several times longer than those before it. So the page
-asks for more frequent chunks."""
+"""The steps between two previews. A chunk of the length that suits a command takes two seconds."""
 
 
 @dataclass(frozen=True, eq=False)
