@@ -131,7 +131,7 @@ def choose_tile(job: Job, level: int) -> int | None:
         if tile is not None:
             log.info("%dx%d pixels run in tiles of up to %d pixels", shape[1], shape[0], tile)
         return tile
-    tried = f", and no tiles, because {obstacle}" if obstacle else ", even in tiles"
+    tried = f" cannot run in tiles, because {obstacle}" if obstacle else ", even in tiles"
     raise MemoryLimitError(f"{shape[1]}x{shape[0]} pixels{tried}: {reason}")
 
 

@@ -256,7 +256,7 @@ def test_tiles_of_a_transformer_are_refused(face, cat, style, whole_images_do_no
     message = r"PatchTransformer\(.*\) has no finite receptive radius"
     with pytest.raises(InputError, match=f"{message}, so it cannot run tile by tile"):
         tiled_loss_fn(32)(*problem(TRANSFORMER, face, cat, face))
-    with pytest.raises(MemoryLimitError, match=f"72x58 pixels, and no tiles, because {message}"):
+    with pytest.raises(MemoryLimitError, match=f"72x58 .* cannot run in tiles, because {message}"):
         nst_jax.stylize(np.asarray(face), style, **large(TRANSFORMER))
 
 
