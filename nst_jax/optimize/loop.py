@@ -282,7 +282,9 @@ def _first_state(
     if isinstance(start, State):
         return jax.tree.map(jnp.copy, start)
     start = jax.tree.map(jnp.asarray, start)
-    _check_update(start, optimizer, is_batch=is_batch)
+    leaves, structure = jax.tree.flatten(start)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    _check_update(optimizer, structure, shapes, is_batch)
     return _initial_states(start, optimizer, ema_decay, key, project, is_batch)
 
 
@@ -310,7 +312,13 @@ def _check_options(args: Any, steps: int, callback_every: int | None, ema_decay:
         raise InputError(f"ema_decay is {ema_decay}; give a number from 0 to below 1")
 
 
-def _check_update(start: Any, optimizer: Optimizer, *, is_batch: bool) -> None:
+@lru_cache(maxsize=256)  # So that a second run traces nothing.
+def _check_update(
+    optimizer: Optimizer,
+    structure: Any,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+    is_batch: bool,
+) -> None:
     """Raise `InputError` if the optimizer cannot update this variable; nothing is compiled."""
 
     def update(x: Any) -> Any:
@@ -321,6 +329,7 @@ def _check_update(start: Any, optimizer: Optimizer, *, is_batch: bool) -> None:
         return optimizer.update(x, optimizer.init(x), x, **extra_args)
 
     try:
+        start = jax.tree.unflatten(structure, leaves)
         jax.eval_shape(jax.vmap(update) if is_batch else update, start)
     except InputError:
         raise

@@ -6,6 +6,7 @@ Perceptual Factors in Neural Style Transfer", section 6).
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -77,8 +78,7 @@ def resample_state(state: State, shape: tuple[int, int], *, optimizer: Optimizer
     image = clip_to_unit(resize(current_iterate(state), shape, "cubic"))
     leaves = jax.tree.leaves(state.opt_state)
     if any(leaf.ndim > len(before) and leaf.shape[-3:] == before[-3:] for leaf in leaves):
-        init = jax.vmap(optimizer.init) if image.ndim == 4 else optimizer.init
-        opt_state = jax.jit(init)(image)
+        opt_state = _initial_opt_state(image, optimizer)
     else:
 
         def resample(leaf: Array) -> Array:
@@ -88,6 +88,11 @@ def resample_state(state: State, shape: tuple[int, int], *, optimizer: Optimizer
     ema = None if state.ema is None else state.ema._replace(average=jnp.zeros_like(image))
     level_step = jnp.zeros_like(state.level_step)
     return State(image, ema, opt_state, state.step, level_step, state.key)
+
+
+@partial(jax.jit, static_argnums=1)
+def _initial_opt_state(image: Float[Array, "*k h w 3"], optimizer: Optimizer) -> Any:
+    return (jax.vmap(optimizer.init) if image.ndim == 4 else optimizer.init)(image)
 
 
 def optimize_multiscale(

@@ -72,8 +72,11 @@ def plan_level(job: Job, level: int, batch_size: int) -> LevelPlan:
 def check_state_fits(job: Job) -> None:
     """Refuse at once, not after the coarse levels, what cannot fit in any number of tiles."""
     shape = (*job.levels[-1].shape, 3)
-    state = _state_shapes(job, len(job.levels) - 1)
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    plans, key = job.engine.plans, ("state", shape)
+    if key not in plans:
+        leaves = jax.tree.leaves(_state_shapes(job, len(job.levels) - 1))
+        plans[key] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    needed = plans[key]
     limit = job.engine.memory_limit or available_bytes()
     needed //= max(1, len(job.engine.devices))
     if limit is not None and needed > limit:

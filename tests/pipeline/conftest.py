@@ -11,11 +11,10 @@ from PIL import Image
 
 from nst_jax import Stylizer, run, stylize
 from nst_jax.networks.weights import bundled_path, load
-from nst_jax.pipeline import planning
+from nst_jax.pipeline import caches, planning
 from nst_jax.pipeline.api import many_styles_job
 from nst_jax.pipeline.memory import compile_within_limit, required_bytes
 from nst_jax.pipeline.planning import choose_tile
-from nst_jax.pipeline.targets import level_inputs
 
 
 @pytest.fixture(scope="session")
@@ -120,9 +119,9 @@ def bytes_of_levels(monkeypatch):
             return executable
 
         with monkeypatch.context() as patch:
-            patch.setattr(planning, "compile_within_limit", note)
+            patch.setattr(caches, "compile_within_limit", note)
             for level in range(len(job.levels)):
-                assert choose_tile(job, level, level_inputs(job, level)) is None
+                assert choose_tile(job, level) is None
         return needed
 
     return list_bytes

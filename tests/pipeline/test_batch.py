@@ -21,6 +21,7 @@ from nst_jax.errors import OutOfMemoryError
 from nst_jax.pipeline import checkpoint as checkpoints
 from nst_jax.pipeline import planning, runner
 from nst_jax.pipeline.api import interpolation_job
+from nst_jax.pipeline.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -228,7 +229,7 @@ def test_a_batch_resumes_as_a_batch(three, leave_at, checkpoint, monkeypatch):
         def refuse(*args, **options):
             raise MemoryLimitError("too large")
 
-        patch.setattr(runner, "compile_within_limit", refuse)
+        patch.setattr(Engine, "compile", refuse)
         with pytest.raises(MemoryLimitError, match="too large, or start without resume"):
             list(run(three, checkpoint=checkpoint, resume=True))
     resumed = finished(run(three, checkpoint=checkpoint, resume=True))

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from nst_jax import InputError, run
 from nst_jax.pipeline import checkpoint as checkpoints
+from nst_jax.pipeline import job as job_module
 from nst_jax.pipeline import runner
 
 
@@ -70,16 +71,16 @@ def test_each_image_is_hashed_once_however_many_styles_there_are(
     job_of, leave_at, styles, checkpoint, monkeypatch
 ):
     hashed = []
-    sha256 = checkpoints.hashlib.sha256
+    sha256 = job_module.hashlib.sha256
+    counting = SimpleNamespace(sha256=lambda x: hashed.append(x) or sha256(x))
+    monkeypatch.setattr(job_module, "hashlib", counting)
     job = job_of(styles)
     leave_at(job, 1)
+    assert len(hashed) == 3 + len(styles)  # the content twice, and the first image
     other = job_of([255 - style for style in styles])
-    counting = SimpleNamespace(sha256=lambda x: hashed.append(x) or sha256(x))
-    monkeypatch.setattr(checkpoints, "hashlib", counting)
-    for one, index in ((job, 0), (other, None)):
-        hashed.clear()
-        assert checkpoints.index_of(checkpoint, one) == index
-        assert len(hashed) == 3 + len(styles)  # the content twice, and the first image
+    hashed.clear()
+    assert [checkpoints.index_of(checkpoint, one) for one in (job, other)] == [0, None]
+    assert hashed == []
 
 
 def test_damaged_files_are_refused(job_of, leave_at, checkpoint, tmp_path):

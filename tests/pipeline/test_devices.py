@@ -46,8 +46,8 @@ def test_a_mesh_divides_every_level_as_it_is(job_of, styles, alone):
     devices = np.array(jax.devices()[2:6], object).reshape(2, 2)
     mesh = jax.sharding.Mesh(devices.T, ("rows", "images"))
     job = job_of(styles[:2], devices=mesh)
-    assert (job.devices, job.metadata["devices"]) == (tuple(devices.T.flat), 4)
-    assert [job.mesh(level, size) for level, size in ((0, 1), (1, 2))] == [mesh, mesh]
+    assert (job.engine.devices, job.metadata["devices"]) == (tuple(devices.T.flat), 4)
+    assert [job.engine.mesh(height, size) for height, size in ((26, 1), (36, 2))] == [mesh, mesh]
     assert choose_batch_size(job) == 2
     for progress in run(job):
         assert progress.state.iterate.sharding.mesh == mesh

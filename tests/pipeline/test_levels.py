@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nst_jax import InputError, Settings, Stylizer
 from nst_jax.images import resize
+from nst_jax.pipeline.job import downscale, style_sizes
 from nst_jax.pipeline.levels import level_shapes, plan_levels
 from nst_jax.pipeline.targets import level_inputs
 from nst_jax.settings import DEFAULT_STEPS
@@ -59,9 +60,13 @@ def test_a_level_has_each_image_at_its_size(content, styles, small):
     changes = {"style_scales": (0.5, 2.0), "masks": masks}
     job = Stylizer(**small | changes).job(content, styles[:2])
     coarse, fine = (level_inputs(job, i) for i in (0, 1))
-    assert [style.shape[0] for style in coarse.styles] == [17, 48]
-    assert [style.shape[0] for style in fine.styles] == [24, 48]
-    np.testing.assert_allclose(fine.styles[0], resize(styles[0] / 255, (24, 24)), atol=1e-6)
+    sizes = [style_sizes(job.settings, 2, level.shape) for level in job.levels]
+    at_levels = [
+        [downscale(style, size) for style, size in zip(job.styles, level_sizes, strict=True)]
+        for level_sizes in sizes
+    ]
+    assert [[style.shape[0] for style in each] for each in at_levels] == [[17, 48], [24, 48]]
+    np.testing.assert_allclose(at_levels[1][0], resize(styles[0] / 255, (24, 24)), atol=1e-6)
     np.testing.assert_allclose(fine.content, resize(content / 255, (36, 48)), atol=1e-6)
     assert coarse.content.shape == coarse.content_target.shape == (26, 34, 3)
     assert (coarse.masks.shape, fine.masks.shape) == ((2, 26, 34), (2, 36, 48))

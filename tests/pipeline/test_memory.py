@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from nst_jax import MemoryLimitError, run
-from nst_jax.pipeline import memory, planning
+from nst_jax.pipeline import caches, memory, planning
 from nst_jax.pipeline.memory import (
     available_bytes,
     check_pixels_fit,
@@ -17,7 +17,6 @@ from nst_jax.pipeline.memory import (
     required_bytes,
 )
 from nst_jax.pipeline.planning import choose_tile
-from nst_jax.pipeline.targets import level_inputs
 
 double = jax.jit(lambda x: 2 * x)
 
@@ -151,11 +150,11 @@ def compiler_out_of_memory(monkeypatch):
     """Let the compiler run out of memory for everything but tiles."""
 
     def compile_fn(jitted, *args, limit, **static):
-        if not isinstance(static["loss"], partial):
+        if not isinstance(static.get("loss"), partial):
             jitted = Refusing("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)")
         return compile_within_limit(jitted, *args, limit=limit, **static)
 
-    monkeypatch.setattr(planning, "compile_within_limit", compile_fn)
+    monkeypatch.setattr(caches, "compile_within_limit", compile_fn)
 
 
 @pytest.mark.usefixtures("small_tiles", "compiler_out_of_memory")
@@ -164,7 +163,7 @@ def test_a_compiler_that_runs_out_of_memory_leads_to_tiles(
 ):
     caplog.set_level("INFO", "nst_jax")
     job = job_of(styles[:2], **large)
-    assert choose_tile(job, 1, level_inputs(job, 1)) == 32
+    assert choose_tile(job, 1) == 32
     assert "96x72 pixels run in tiles of up to 32 pixels" in caplog.text
     monkeypatch.setattr(planning.jax, "default_backend", lambda: "tpu")
     assert planning.choose_batch_size(job) == 1
@@ -173,13 +172,12 @@ def test_a_compiler_that_runs_out_of_memory_leads_to_tiles(
 @pytest.mark.usefixtures("small_tiles")
 def test_a_gpu_runs_tile_by_tile_what_cudnn_cannot_index(job_of, large, monkeypatch):
     job = job_of(**large)
-    inputs = level_inputs(job, 1)
     monkeypatch.setattr(planning, "MAX_GPU_ELEMENTS", 72 * 96 * 64)
-    assert choose_tile(job, 1, inputs) is None
+    assert choose_tile(job, 1) is None
     monkeypatch.setattr(planning.jax, "default_backend", lambda: "gpu")
-    assert choose_tile(job, 1, inputs) == 32
+    assert choose_tile(job, 1) == 32
     monkeypatch.setattr(planning, "MAX_GPU_ELEMENTS", 72 * 96 * 64 + 1)
-    assert choose_tile(job, 1, inputs) is None
+    assert choose_tile(job, 1) is None
 
 
 def test_a_state_that_fits_in_no_way_is_refused_at_once(job_of, large, compilations):

@@ -76,7 +76,7 @@ def test_the_image_is_the_one_that_a_result_would_have(job_of, content):
 
 def test_a_level_is_planned_and_its_targets_are_computed_when_it_is_reached(job, monkeypatch):
     reached = []
-    for name in ("choose_tile", "compute_targets"):
+    for name in ("plan_level", "compute_targets"):
         function = getattr(runner, name)
 
         def note(job, *args, name=name, function=function):
@@ -85,7 +85,7 @@ def test_a_level_is_planned_and_its_targets_are_computed_when_it_is_reached(job,
 
         monkeypatch.setattr(runner, name, note)
     for progress in run(job, callback_every=1):
-        assert reached == ["choose_tile", "compute_targets"] * (progress.level + 1)
+        assert reached == ["plan_level", "compute_targets"] * (progress.level + 1)
 
 
 def test_what_was_planned_is_not_compiled_again(job_of, styles, compilations):

@@ -40,7 +40,7 @@ def test_auto_takes_adam_for_random_draws(job_of, style_loss, optimizer):
 def test_a_learning_rate_is_for_the_optimizer_that_auto_takes(job_of):
     job = job_of(style_loss="sliced", optimizer="auto", learning_rate=0.02, ema_decay=0.5)
     assert (job.metadata["optimizer"], job.metadata["learning_rate"]) == ("adam", 0.02)
-    assert job.ema_decay == 0.5
+    assert job.engine.ema_decay == 0.5
     with pytest.raises(InputError, match="learning_rate is for adam; L-BFGS finds its own step"):
         job_of(optimizer="auto", learning_rate=0.02)
 

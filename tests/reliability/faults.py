@@ -15,8 +15,9 @@ from nst_jax.apps import plots
 from nst_jax.apps.cli import run
 from nst_jax.images import io
 from nst_jax.optimize import loop, multiscale
+from nst_jax.pipeline import caches, job, runner
 from nst_jax.pipeline import checkpoint as checkpoints
-from nst_jax.pipeline import job, planning, runner
+from nst_jax.pipeline.engine import Engine
 
 # Two levels and two shallow layers, so that all tests use the same few executables.
 STYLIZE = (
@@ -127,9 +128,9 @@ def fail_writing(patch, target, number):
 
 POINTS = {
     "start-up": _patch(job, "plan_levels"),
-    "compiling": _patch(planning, "compile_within_limit"),
-    "first-step": _patch(loop, "_metrics_of"),
-    "middle": _patch(loop, "_metrics_of", 5),
+    "compiling": _patch(caches, "compile_within_limit"),
+    "first-step": _patch(loop, "_is_finite"),
+    "middle": _patch(loop, "_is_finite", 5),
     "level-change": _patch(multiscale, "resample_state"),
     "output": _patch_output,
     "checkpoint": _patch_checkpoint(1),
@@ -164,10 +165,8 @@ class Exhausted:
 def exhaust(patch, number, count=1):
     """Let ``count`` chunks, from the ``number``-th one, run out of memory."""
     calls = (number <= i < number + count for i in range(1, 1000))
-    compile_fn = runner.compile_within_limit
-    patch.setattr(
-        runner, "compile_within_limit", lambda *a, **kw: Exhausted(compile_fn(*a, **kw), calls)
-    )
+    compile_fn = Engine.compile
+    patch.setattr(Engine, "compile", lambda *a, **kw: Exhausted(compile_fn(*a, **kw), calls))
 
 
 def send(signum):

@@ -25,7 +25,7 @@ from reliability.faults import (
 from nst_jax import Stylizer, images
 from nst_jax.errors import MemoryLimitError, OutOfMemoryError
 from nst_jax.optimize import loop
-from nst_jax.pipeline import planning, result, runner, stylize_many, targets
+from nst_jax.pipeline import caches, planning, result, runner, stylize_many, targets
 from nst_jax.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("small_photos")
@@ -80,7 +80,7 @@ def fail_at_second_level(function, fault):
     [
         (runner, "compute_targets", out_of_device_memory),
         (targets, "downscale", out_of_host_memory),
-        (runner, "choose_tile", lambda: refuse("even in tiles")),
+        (planning, "choose_tile", lambda: refuse("even in tiles")),
     ],
     ids=["targets", "images", "planning"],
 )
@@ -188,13 +188,13 @@ def refuse_whole_images(patch, sizes):
     """Let the compiler run out of memory for all but tiles of 16 pixels."""
 
     def compile_fn(jitted, *args, limit, **static):
-        if getattr(static["loss"], "keywords", None) is None:
+        if "optimizer" in static and getattr(static["loss"], "keywords", None) is None:
             refuse("whole")
         return compile_within_limit(jitted, *args, limit=limit, **static)
 
-    compile_within_limit = planning.compile_within_limit
+    compile_within_limit = caches.compile_within_limit
     patch.setattr(planning, "TILE_SIZES", sizes)
-    patch.setattr(planning, "compile_within_limit", compile_fn)
+    patch.setattr(caches, "compile_within_limit", compile_fn)
 
 
 def test_a_compiler_without_memory_for_tiles_too_leaves_no_file(monkeypatch):
@@ -227,7 +227,7 @@ def take_memory():  # What a step allocates at once no longer fits; small arrays
     resource.setrlimit(resource.RLIMIT_AS, (used - 150 * 2**20, -1))
 
 loop.CHUNK_SECONDS = 0.0
-loop._metrics_of = nth_call(loop._metrics_of, 3, take_memory)
+loop._is_finite = nth_call(loop._is_finite, 3, take_memory)
 main(sys.argv[1:])
 """
 

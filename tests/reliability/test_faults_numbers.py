@@ -22,6 +22,7 @@ from reliability.faults import (
 from nst_jax import DivergedError, Stylizer, images
 from nst_jax.optimize import loop
 from nst_jax.pipeline import runner
+from nst_jax.pipeline.engine import Engine
 from nst_jax.settings import Settings, override
 
 pytestmark = pytest.mark.usefixtures("small_photos")
@@ -56,12 +57,10 @@ class Spoiled:
 def spoil(patch, part, value, number):
     """Spoil a part of the state before the ``number``-th chunk of one step."""
     calls = (i == number for i in range(1, 1000))
-    compile_fn = runner.compile_within_limit
+    compile_fn = Engine.compile
     patch.setattr(loop, "CHUNK_SECONDS", 0.0)
     patch.setattr(
-        runner,
-        "compile_within_limit",
-        lambda *a, **kw: Spoiled(compile_fn(*a, **kw), calls, part, value),
+        Engine, "compile", lambda *a, **kw: Spoiled(compile_fn(*a, **kw), calls, part, value)
     )
 
 
