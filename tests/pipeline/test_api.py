@@ -64,8 +64,8 @@ def test_the_history_has_a_column_for_each_loss_term(alone):
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_the_loss_falls_at_each_level(alone, optimizer):
     total = alone[optimizer][0].history["total"]
-    assert total[2] < total[0]
-    assert total[7] < total[3]
+    assert total[1:3].min() < total[0]  # L-BFGS may refuse a trial.
+    assert total[4:].min() < total[3]
 
 
 def test_the_history_is_the_loss_of_the_images(make, content, styles, one_level, vgg16):

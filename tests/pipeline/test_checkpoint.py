@@ -103,7 +103,7 @@ def test_damaged_files_are_refused(job_of, leave_at, checkpoint, tmp_path):
         refused(checkpoint)
     save_file(arrays, checkpoint)  # without metadata
     refused(checkpoint)
-    image = arrays.pop(".image")
-    for damaged in ({}, {".image": image[:1]}, {".image": image.astype(np.float64)}):
+    image = arrays.pop(".iterate")
+    for damaged in ({}, {".iterate": image[:1]}, {".iterate": image.astype(np.float64)}):
         save_file(arrays | damaged, checkpoint, metadata)
-        refused(checkpoint, r"it has no \.image of shape \(26, 34, 3\)")
+        refused(checkpoint, r"it has no \.iterate of shape \(26, 34, 3\)")

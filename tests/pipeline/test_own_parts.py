@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_transformation_is_refused(make, tmp_path):
 def test_l_bfgs_over_pixels_has_a_pyramid_of_one_band(job_of):
     for name, num_bands in (("lbfgs", 5), ("lbfgs-pixels", 1)):
         expected = pyramid_lbfgs(memory_size=10, num_bands=num_bands)
-        assert fingerprint(job_of(optimizer=name).optimizer) == fingerprint(expected)
+        assert fingerprint(job_of(optimizer=name).engine.optimizer) == fingerprint(expected)
 
 
 def test_the_log_and_the_metadata_say_what_auto_is(job_of, caplog):
