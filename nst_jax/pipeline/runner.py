@@ -399,7 +399,7 @@ class _Batch:
         snapshot = copy.copy(self)
         snapshot.metrics = list(self.metrics)
         level_done = chunk.converged or int(np.ravel(chunk.state.level_step)[0]) == level.steps
-        return Progress(
+        progress = Progress(
             index=self.index,
             batch_size=len(self.mixes),
             num_images=len(job.mixes),
@@ -413,6 +413,9 @@ class _Batch:
             state=chunk.state,
             _batch=snapshot,
         )
+        if spans_processes(chunk.state.iterate):
+            progress.image  # noqa: B018 - All processes gather it here, so that one may read it alone.
+        return progress
 
     def postprocess(self, image: Float32[np.ndarray, "*k h w 3"]) -> np.ndarray:
         """Postprocess images of the current level's size."""
