@@ -203,7 +203,7 @@ def check_size(network: Network, shape: tuple[int, ...], layers: Sequence[str]) 
     height, width = shape
     for layer in layers:
         least = network.min_size([layer])
-        if min(shape) < least:
+        if any(side < least for side in (height, width)):
             raise InputError(
                 f"an image of {width}x{height} pixels is too small for {layer}, which needs "
                 f"{least}x{least}; use a larger image or shallower layers"

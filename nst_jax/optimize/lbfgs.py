@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import export
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
@@ -63,6 +64,9 @@ class LbfgsState(NamedTuple):
     converged: Bool[Array, ""]
     """Whether the search has ended. Then the variable stays at the accepted point."""
     evaluations: Int[Array, ""]
+
+
+export.register_namedtuple_serialization(LbfgsState, serialized_name="nst_jax.LbfgsState")
 
 
 def preconditioned_lbfgs(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import export
 from jaxtyping import Array, Float, Int, Key
 
 __all__ = [
@@ -78,6 +79,9 @@ class State(NamedTuple):
         shapes = [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.iterate)]
         return f"State(iterate of shape {', '.join(shapes)}, step {self.step})"
 
+
+export.register_namedtuple_serialization(State, serialized_name="nst_jax.State")
+export.register_namedtuple_serialization(Ema, serialized_name="nst_jax.Ema")
 
 ShardFn = Callable[[State], State]
 """Divides the state of an optimization over devices, such as those of a mesh."""

@@ -1,13 +1,16 @@
 """L-BFGS against a dense BFGS in float64, and against SciPy's and PyTorch's."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from jax import export
 
 from nst_jax import LossWeights, loss, make_targets
-from nst_jax.optimize import init_state, preconditioned_lbfgs, pyramid_lbfgs, run_steps
+from nst_jax.optimize import init_state, preconditioned_lbfgs, pyramid_lbfgs, run_steps, step
 
 
 def rosenbrock(x):
@@ -182,3 +185,19 @@ def test_a_stalled_search_ends_at_the_best_point():
     assert bool(state.converged)
     np.testing.assert_array_equal(x, start)
     np.testing.assert_array_equal(state.accepted, start)
+
+
+def test_a_step_and_its_state_go_through_export():
+    optimizer = pyramid_lbfgs(memory_size=2)
+    goal = jnp.full((6, 6, 3), 0.3)
+
+    def distance(x):
+        return jnp.square(x - goal).sum(), {}
+
+    state = init_state(jnp.full((6, 6, 3), 0.9), optimizer=optimizer, ema_decay=0.5)
+    one_step = jax.jit(partial(step, distance, optimizer=optimizer))
+    again = export.deserialize(export.export(one_step)(state).serialize())
+    for _ in range(3):
+        expected, _ = one_step(state)
+        state, _ = again.call(state)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
