@@ -38,8 +38,9 @@ class Term:
         additive: whether `measure` returns sums over positions, so that the sums of disjoint pieces
             add up to those of the whole image. A term of layers that is not additive refuses tiles.
         spatial: the names of the arrays that have the image's height and width as their first two
-            axes; None for those whose first two axes are equal to them. Say it where another array
-            could be as large by chance, and to have their size checked.
+            axes; None for all arrays whose first two axes are as large. Name them where another
+            array may be as large by chance, and to have their size checked. An array under the name
+            of a layer may have that layer's positions, and is then cut as its features are.
 
     >>> from dataclasses import dataclass
     >>> import jax

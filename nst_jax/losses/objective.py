@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from nst_jax._types import Normalization
 from nst_jax.errors import InputError
-from nst_jax.losses.own_terms import check_spatial, measure_term, term_value
+from nst_jax.losses.own_terms import as_arrays, check_spatial, measure_term, term_value
 from nst_jax.losses.statistics import (
     Gram,
     StyleStatistic,
@@ -267,7 +267,7 @@ def make_targets(
         normalization=normalization,
         statistic=statistic,
         terms=terms,
-        arrays=jax.tree.map(jnp.asarray, dict(arrays or {})),
+        arrays={name: as_arrays(name, tree) for name, tree in (arrays or {}).items()},
     )
 
 

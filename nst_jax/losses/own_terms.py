@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, short_repr
 from nst_jax.networks.kernels.dtypes import at_least_float32
 from nst_jax.networks.protocol import Network
 from nst_jax.term import Term
 
-__all__ = ["check_spatial", "find_stride", "measure_term", "term_value"]
+__all__ = ["as_arrays", "check_spatial", "is_spatial", "measure_term", "term_value"]
 
 
 def measure_term(
@@ -57,6 +57,20 @@ def term_value(
     return at_least_float32(value)
 
 
+def as_arrays(name: str, tree: Any) -> Any:
+    """Return the pytree of a term's arrays with each leaf as an array of JAX.
+
+    Raises:
+        InputError: a leaf is no array of numbers.
+    """
+    try:
+        return jax.tree.map(jnp.asarray, tree)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the arrays of the term {name} are {short_repr(tree)}; give a pytree of arrays"
+        ) from error
+
+
 def check_spatial(term: Term, arrays: Mapping[str, Any], shape: tuple[int, ...]) -> None:
     """Raise `InputError` unless the arrays that a term names as spatial have this (h, w)."""
     own = arrays.get(term.name, {})
@@ -70,33 +84,18 @@ def check_spatial(term: Term, arrays: Mapping[str, Any], shape: tuple[int, ...])
             )
 
 
-def find_stride(
-    term: Term,
-    path: tuple[Any, ...],
-    array: Any,
-    shape: tuple[int, ...],
-    network: Network | None = None,
-) -> int | None:
-    """Return the pixels between two positions of an array of a term; None if it has no positions.
+def is_spatial(term: Term, path: tuple[Any, ...], array: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether an array of a term has the height and the width of the image.
 
     Args:
         term: the term.
         path: the path of the array in the term's arrays (``jax.tree_util.tree_map_with_path``).
         array: the array, or its shape.
         shape: (h, w) of the image.
-        network: the network, to find arrays of the positions of one of the term's layers too.
     """
-    first_axes = tuple(jnp.shape(array)[:2])
-    if term.spatial is not None:
-        is_named = bool(path) and getattr(path[0], "key", None) in term.spatial
-        return 1 if is_named else None
-    if first_axes == tuple(shape):
-        return 1
-    layers = () if network is None else term.layers
-    return next(
-        (network.stride(layer) for layer in layers if first_axes == network.grid(layer, shape)),
-        None,
-    )
+    if term.spatial is None:
+        return jnp.shape(array)[:2] == tuple(shape)
+    return bool(path) and getattr(path[0], "key", None) in term.spatial
 
 
 def _call(term: Term, arrays: Any, function: Callable[[], Any]) -> Any:

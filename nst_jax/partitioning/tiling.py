@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
-from nst_jax.losses.own_terms import find_stride
+from nst_jax.losses.own_terms import is_spatial
 from nst_jax.losses.statistics import StyleStatistic
 from nst_jax.networks.protocol import Network, PatchWindow, check_image, check_size
 from nst_jax.term import Term
@@ -237,13 +237,24 @@ def _check_terms_additive(terms: Sequence[Term]) -> None:
 
 
 def _strides(targets: Targets, arrays: dict[str, Any], shape: tuple[int, ...]) -> list[int | None]:
-    """Return the stride of each array, or None for those that are not cut."""
+    """Return the stride of the positions of each array; None for those that are not cut."""
     terms = {term.name: term for term in targets.terms}
     return [
-        find_stride(terms[name], path, x, shape, targets.network)
-        for name in sorted(arrays)
+        _stride(targets.network, terms[name], path, x, shape)
+        for name in sorted(arrays)  # The order of JAX.
         for path, x in jax.tree_util.tree_leaves_with_path(arrays[name])
     ]
+
+
+def _stride(
+    network: Network, term: Term, path: tuple[Any, ...], x: Array, shape: tuple[int, ...]
+) -> int | None:
+    if is_spatial(term, path, x, shape):
+        return 1
+    layer = getattr(path[0], "key", None) if path else None
+    if layer in term.layers and x.shape[:2] == network.grid(layer, shape):
+        return network.stride(layer)
+    return None
 
 
 def _map_spatial(

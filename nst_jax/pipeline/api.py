@@ -7,12 +7,12 @@ to follow a job step by step.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -47,6 +47,7 @@ def stylize(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    arrays: Mapping[str, Any] | None = None,
     **overrides: Unpack[SettingsOverrides],
 ) -> Result:
     """Stylize ``content`` with one or more style images (Gatys, Ecker & Bethge 2015).
@@ -63,6 +64,10 @@ def stylize(
             ``on_progress`` stops the job, and removed when the image is finished.
         resume: continue from that file. On the same machine the image is bit for bit the one of an
             uninterrupted run.
+        arrays: the arrays of each of the settings' ``terms``, by the term's name: a pytree, or a
+            function that returns it for a level's (h, w). In a pytree the arrays that have the
+            height and the width of the output are resampled for each level
+            (``nst_jax.Term.spatial``). New values need no new compilation.
         **overrides: single settings by name, over ``settings``.
 
     Raises:
@@ -81,7 +86,7 @@ def stylize(
     >>> result, result.image.dtype, result.history["total"].shape
     (Result(16x16, 2 steps), dtype('float32'), (2,))
     """
-    job = prepare_job(content, style, override(settings, overrides))
+    job = prepare_job(content, style, override(settings, overrides), arrays=arrays)
     return _only(_results(job, on_progress, callback_every, checkpoint, resume))
 
 

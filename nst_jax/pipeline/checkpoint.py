@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from nst_jax.errors import InputError, short_repr
 from nst_jax.files import atomic_path, parse_json, why_not_writable
 from nst_jax.optimize import History, State, to_host
+from nst_jax.pipeline.arrays import term_arrays
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
@@ -168,12 +169,20 @@ class _PixelHashes(NamedTuple):
 
     shared: list[str | None]
     styles: list[str]
+    arrays: dict[str, str]
+    """Of the caller's terms, at the size of the output."""
 
 
 def _hash_pixels(job: Job) -> _PixelHashes:
+    shape = job.levels[-1].shape
     shared = (job.content, job.content_target, job.alpha, job.masks, job.init_image)
     return _PixelHashes(
-        [None if x is None else _sha256(x) for x in shared], [_sha256(x) for x in job.styles]
+        [None if x is None else _sha256(x) for x in shared],
+        [_sha256(x) for x in job.styles],
+        {
+            name: fingerprint(jax.tree.leaves(arrays))
+            for name, arrays in term_arrays(job.terms, job.arrays, shape, shape).items()
+        },
     )
 
 
@@ -193,6 +202,8 @@ def _identity(job: Job, hashes: _PixelHashes, index: int, num_images: int) -> di
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": [*hashes.shared, *(hashes.styles[i] for i in used if hashes.styles)],
         "transformation": fingerprint(job.optimizer),
+        "code of terms": [fingerprint((type(t).measure, type(t).value)) for t in job.terms],
+        "arrays": hashes.arrays,
     }
     return json.loads(json.dumps(identity))
 

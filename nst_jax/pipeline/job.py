@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32, PyTree
 from nst_jax import images
 from nst_jax.errors import InputError, short_repr
 from nst_jax.images import ImageData, ImageSource, color
-from nst_jax.losses import LossWeights, StyleStatistic
+from nst_jax.losses import LossWeights, StyleStatistic, Term
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.networks.device import resolve_dtype
@@ -29,10 +29,11 @@ from nst_jax.networks.protocol import Network
 from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
 from nst_jax.partitioning import check_mesh, make_mesh, replicate
 from nst_jax.partitioning.sharding import IMAGES
-from nst_jax.pipeline.descriptions import fingerprint
+from nst_jax.pipeline.arrays import term_arrays
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import LEARNING_RATE_REFUSED, MIN_SIZE, Settings, parse_bytes
+from nst_jax.term import check_named
 
 __all__ = ["Job", "as_list", "downscale", "prepare_job", "source_name", "style_sizes"]
 
@@ -65,6 +66,9 @@ class Job:
         params: the network's parameters, prepared for the device.
         loss_weights: the weights of the loss.
         statistic: the style statistic.
+        terms: the terms of the caller.
+        arrays: what each of these terms compares with, by its name: a pytree, or a function of a
+            level's (h, w) that returns it.
         optimizer: the Optax transformation.
         ema_decay: the decay of the EMA of the iterates.
         devices: the devices that share the work; empty for JAX's default device alone.
@@ -87,6 +91,8 @@ class Job:
     params: PyTree
     loss_weights: LossWeights
     statistic: StyleStatistic
+    terms: tuple[Term, ...]
+    arrays: Mapping[str, Any]
     optimizer: Optimizer
     ema_decay: float
     devices: tuple[Any, ...]
@@ -101,9 +107,10 @@ class Job:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that compare content or style."""
+        """The layers that the loss reads."""
         weights = self.loss_weights
-        return tuple({**weights.content_layers, **weights.style_layers})
+        own = dict.fromkeys(layer for term in self.terms for layer in term.layers)
+        return tuple({**weights.content_layers, **weights.style_layers, **own})
 
     @property
     def key(self) -> Array | None:
@@ -136,6 +143,7 @@ def prepare_job(
     settings: Settings | None = None,
     *,
     mixes: Sequence[Sequence[float]] | None = None,
+    arrays: Mapping[str, Any] | None = None,
 ) -> Job:
     """Read a job's images and weights and decide everything else.
 
@@ -145,6 +153,7 @@ def prepare_job(
         settings: see `Settings`.
         mixes: the weight of each style, for each image to be made; None for one image with the
             settings' ``style_weights``.
+        arrays: as in `nst_jax.stylize`.
 
     Raises:
         InputError: a file or a setting that the job cannot use.
@@ -160,6 +169,8 @@ def prepare_job(
     """
     start_time = time.perf_counter()
     settings = settings or Settings()
+    terms, arrays = tuple(settings.terms), arrays or {}
+    check_named("arrays", arrays, terms)
     styles = as_list(styles)
     statistic = make_statistic(settings.style_loss, settings.normalization)
     optimizer = _optimizer(settings, statistic)
@@ -170,9 +181,10 @@ def prepare_job(
     use_style = settings.style_weight > 0
     content_layers = settings.content_layers if use_content else {}
     style_layers = settings.style_layers if use_style else {}
-    layers = [*content_layers, *style_layers]
+    layers = [*content_layers, *style_layers, *(layer for t in terms for layer in t.layers)]
     network = settings.network or default_network(settings.pooling, settings.padding)
     levels = plan_levels(settings, shape, max(MIN_SIZE, network.min_size(layers)))
+    term_arrays(terms, arrays, shape, shape)  # Bad arrays are refused here.
     if use_style and not styles:
         raise InputError("there is no style image; give at least one, or a style_weight of 0")
     style_images = []
@@ -228,8 +240,11 @@ def prepare_job(
             settings.tv_weight,
             content_layers,
             style_layers,
+            {term.name: settings.term_weights.get(term.name, 1.0) for term in terms},
         ),
         statistic=statistic,
+        terms=terms,
+        arrays=arrays,
         optimizer=optimizer,
         ema_decay=ema_decay,
         devices=devices,
@@ -261,7 +276,8 @@ def _metadata(job: Job, content: ImageSource | None, loaded: LoadedParams) -> di
             "optimizer": _optimizer_name(settings, job.statistic),
             "devices": max(1, len(job.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
-            "loss_fn": settings.loss_fn and fingerprint(settings.loss_fn),
+            "terms": [repr(term) for term in job.terms],
+            "term_weights": dict(job.loss_weights.terms),
             "ema_decay": job.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
@@ -277,7 +293,7 @@ def _metadata(job: Job, content: ImageSource | None, loaded: LoadedParams) -> di
 
 def _describe_style_loss(style_loss: Any) -> Any:
     if isinstance(style_loss, Mapping):
-        return dict(style_loss)
+        return {_describe_style_loss(part): weight for part, weight in style_loss.items()}
     return style_loss if isinstance(style_loss, str) else repr(style_loss)
 
 

@@ -106,16 +106,14 @@ def _planned_call(job: Job, level: int, inputs: LevelInputs, tile: int | None) -
     image = jax.ShapeDtypeStruct((*job.levels[level].shape, 3), jnp.float32)
     state = jax.eval_shape(job.init_state, image)
     args = (job.params, target_shapes(job, inputs, job.mixes[0]), job.loss_weights)
-    return chunk_lowering_args(loss_fn(job, tile), state, args, optimizer=job.optimizer)
+    return chunk_lowering_args(loss_fn(tile), state, args, optimizer=job.optimizer)
 
 
-def loss_fn(job: Job, tile: int | None = None, mesh: Mesh | None = None) -> LossFn:
+def loss_fn(tile: int | None = None, mesh: Mesh | None = None) -> LossFn:
     """Return the loss of the whole image, or tile by tile, or over a mesh; the same object for the
     same tile or mesh."""
     if tile is not None:
         return tiled_loss_fn(tile)
-    if job.settings.loss_fn is not None:
-        return job.settings.loss_fn
     return loss if mesh is None else sharded_loss_fn(mesh)
 
 
@@ -144,8 +142,9 @@ def _is_too_large_for_cudnn(shape: tuple[int, int]) -> bool:
 
 def _why_no_tiles(job: Job) -> str | None:
     """Return why a job cannot run tile by tile; None if it can."""
-    if job.settings.loss_fn is not None:
-        return "the loss is your own"
+    for term in job.terms:
+        if term.layers and not term.additive:
+            return f"the term {term.name} is not additive"
     if not job.statistic.additive:
         return f"{job.statistic} needs all positions at once"
     if job.network.receptive_radius(job.params, job.layers) is None:

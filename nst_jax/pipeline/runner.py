@@ -356,7 +356,7 @@ class _Batch:
         start_time = time.perf_counter()
         self.inputs = level_inputs(job, i)
         if is_done:
-            return Level(*job.levels[i], loss_fn(job))
+            return Level(*job.levels[i], loss_fn())
         mesh = job.mesh(i, len(self.mixes))
         self.tile = choose_tile(job, i, self.inputs) if len(self.mixes) == 1 else None
         self.planning_seconds += time.perf_counter() - start_time
@@ -366,7 +366,7 @@ class _Batch:
             if len(job.mixes) > len(self.mixes):
                 self.shared_targets[i] = level_targets
         targets = [mix_targets(job, level_targets, mix) for mix in self.mixes]
-        loss = loss_fn(job, self.tile, mesh)
+        loss = loss_fn(self.tile, mesh)
         shard_fn = None if mesh is None else partial(shard_state, mesh=mesh)
         if len(targets) == 1:
             args = (job.params, targets[0], job.loss_weights)

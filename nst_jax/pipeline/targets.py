@@ -21,6 +21,7 @@ from nst_jax.partitioning import (
     tiled_features,
     tiled_style_targets,
 )
+from nst_jax.pipeline.arrays import term_arrays
 from nst_jax.pipeline.job import Job, downscale, style_sizes
 from nst_jax.pipeline.memory import compile_within_limit
 
@@ -42,6 +43,8 @@ class LevelInputs(NamedTuple):
     content_target: Float32[np.ndarray, "h w 3"] | None
     styles: list[Float32[np.ndarray, "_ _ 3"]]
     masks: Float32[np.ndarray, "r h w"] | None
+    arrays: dict[str, Any]
+    """Of the caller's terms, by name."""
 
 
 class LevelTargets(NamedTuple):
@@ -52,6 +55,7 @@ class LevelTargets(NamedTuple):
     styles: list[dict[str, Any]]
     """The statistics of each style, by layer."""
     masks: Float32[Array, "r h w"] | None
+    arrays: dict[str, Any]
 
 
 def level_inputs(job: Job, level: int) -> LevelInputs:
@@ -68,6 +72,7 @@ def level_inputs(job: Job, level: int) -> LevelInputs:
         target,
         [downscale(style, size) for style, size in zip(job.styles, sizes, strict=True)],
         None if job.masks is None else np.stack([images.resize(m, shape) for m in job.masks]),
+        term_arrays(job.terms, job.arrays, shape, job.levels[-1].shape),
     )
 
 
@@ -110,6 +115,8 @@ def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Target
         network=job.network,
         normalization=job.settings.normalization,
         statistic=job.statistic,
+        terms=job.terms,
+        arrays=targets.arrays,
     )
 
 
@@ -129,10 +136,11 @@ def _evaluate(
             content = {layer: shard_image(x, mesh) for layer, x in content.items()}
     options |= {"layers": tuple(job.loss_weights.style_layers), "statistic": job.statistic}
     styles = [run(_style_targets, job.params, place(style), **options) for style in inputs.styles]
-    masks = inputs.masks
+    masks, arrays = inputs.masks, inputs.arrays
     if mesh is not None:
         styles, masks = replicate((styles, masks), mesh)
-    return LevelTargets(content, styles, None if masks is None else jnp.asarray(masks))
+        arrays = jax.tree.map(lambda x: shard_image(x, mesh), arrays)
+    return LevelTargets(content, styles, None if masks is None else jnp.asarray(masks), arrays)
 
 
 @partial(jax.jit, static_argnames=("network", "layers", "tile", "mesh"))

@@ -24,7 +24,7 @@ __all__ = [
 
 # Metadata keys that are not restored as settings: the file of the weights follows from the model,
 # and the devices and their memory are another machine's.
-NOT_READ = ("weights", "devices", "memory_limit", "loss_fn")
+NOT_READ = ("weights", "devices", "memory_limit", "terms", "term_weights")
 DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
 
@@ -110,8 +110,8 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: a setting is out of range, or stands for code that a file cannot hold.
     """
-    if metadata.get("optimizer") == "custom" or metadata.get("loss_fn"):
-        raise InputError("the image was made with an optimizer or a loss of its own; use Python")
+    if metadata.get("optimizer") == "custom" or metadata.get("terms"):
+        raise InputError("the image was made with an optimizer or terms of its own; use Python")
     names = {field.name for field in fields(Settings)}.difference(NOT_READ)
     values = {name: metadata[name] for name in names if name in metadata}
     if not values.get("masks"):
