@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
@@ -348,15 +348,15 @@ class Tiling:
         ]
         return jnp.pad(image, (*margins, (0, 0)), mode="edge")
 
-    def pad_to_tiles(self, x: Float[Array, "h_l w_l *n"], stride: int) -> Float[Array, "_ _ *n"]:
+    def pad_to_tiles(self, x: Shaped[Array, "h_l w_l *n"], stride: int) -> Shaped[Array, "_ _ *n"]:
         """Pad an array of positions ``stride`` pixels apart with zeros as far as tiles reach."""
         sides = zip(self.counts, self.tile_shape, x.shape, strict=False)
         margins = [(0, count * (tile // stride) - side) for count, tile, side in sides]
         return jnp.pad(x, (*margins, *[(0, 0)] * (x.ndim - 2)))
 
     def slice_tile(
-        self, x: Float[Array, "_ _ *n"], stride: int, offset: Offset
-    ) -> Float[Array, "_ _ *n"]:
+        self, x: Shaped[Array, "_ _ *n"], stride: int, offset: Offset
+    ) -> Shaped[Array, "_ _ *n"]:
         """Return the part of a padded array that belongs to one tile."""
         height, width = (side // stride for side in self.tile_shape)
         row, column = offset // stride
