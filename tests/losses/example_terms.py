@@ -22,6 +22,13 @@ class Temporal(Term):
 
 
 @dataclass(frozen=True)
+class Declared(Temporal):
+    """Says which arrays are as large as the image."""
+
+    spatial = ("previous", "mask")
+
+
+@dataclass(frozen=True)
 class Contrast(Term):
     """Reads the pixels alone, and not as sums."""
 

@@ -7,7 +7,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses.example_terms import Contrast, Guide, Peak, Temporal
+from losses.example_terms import Contrast, Declared, Guide, Peak, Temporal
 
 import nst_jax
 from nst_jax import InputError, LossWeights, Settings, Term, loss, make_targets
@@ -211,11 +211,6 @@ def test_what_does_not_fit_the_terms_is_refused_in_one_line(use, message):
         use()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@dataclass(frozen=True)
-class Declared(Temporal):
-    spatial = ("previous", "mask")
 
 
 @pytest.mark.parametrize(
