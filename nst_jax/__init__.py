@@ -32,6 +32,7 @@ The loss and its parts, pure functions for your own ``jit``, ``grad`` and ``vmap
 - `make_targets`: what the loss compares an image with
 - `Targets`: what `make_targets` returns
 - `LossWeights`: the weights of the terms and layers
+- `Term`: a term of your own
 - `losses`: the module: each term, each style statistic
 
 The compiled loop, for any loss of an image and any Optax transformation
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
         synthesize_texture,
     )
     from nst_jax.settings import PAPER, Settings
+    from nst_jax.term import Term
 
 __version__ = version("nst-jax")
 
@@ -110,6 +112,7 @@ __all__ = [
     "State",
     "Stylizer",
     "Targets",
+    "Term",
     "collect",
     "images",
     "interpolate_styles",
@@ -155,6 +158,7 @@ _EXPORTS = {
         "synthesize_texture",
     ),
     "settings": ("PAPER", "Settings"),
+    "term": ("Term",),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = {

@@ -18,6 +18,7 @@ from nst_jax._types import (
     StyleLossName,
 )
 from nst_jax.errors import InputError, short_repr
+from nst_jax.term import Term, check_named, check_terms
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
     from pathlib import Path
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
     from nst_jax.losses import StyleStatistic
     from nst_jax.networks.protocol import Network
     from nst_jax.networks.weights import Weights
-    from nst_jax.optimize import LossFn
 
 __all__ = [
     "DEFAULT_STEPS",
@@ -57,7 +57,7 @@ LEARNING_RATE_REFUSED: Final = (
 ENGINE_SETTINGS: Final = frozenset(
     {
         *("network", "model", "weights", "pooling", "padding", "dtype"),
-        *("content_layers", "style_layers", "style_loss", "normalization"),
+        *("content_layers", "style_layers", "style_loss", "normalization", "terms"),
         *("optimizer", "learning_rate", "ema_decay", "devices", "memory_limit"),
     }
 )
@@ -119,10 +119,12 @@ class Settings:
             ``weights`` and its layers in ``content_layers`` and ``style_layers``. None means VGG,
             to which ``model``, ``pooling`` and ``padding`` belong.
         style_loss: what the style loss compares: ``gram``, ``moments``, ``sliced`` or ``nearest``
-            (`nst_jax.losses.statistics`), several of them with their weights, or a statistic of
-            your own (`nst_jax.losses.StyleStatistic`).
-        loss_fn: a loss to use instead of `nst_jax.loss`, with the same arguments and results. It
-            may call `nst_jax.loss` and add terms. It never runs tile by tile.
+            (`nst_jax.losses.statistics`), a statistic of your own
+            (`nst_jax.losses.StyleStatistic`), or several of either with their weights.
+        terms: your own terms of the loss (`nst_jax.Term`), beside content, style and total
+            variation. Their arrays are an argument of `nst_jax.stylize`, because they belong to an
+            image.
+        term_weights: the weight of each of these terms, by its name; 1 for those without.
         dtype: dtype of the network: ``float32``, ``bfloat16``, or ``auto``, which means bfloat16
             on hardware that multiplies it fast (GPUs, TPUs, CPUs with AMX or AVX-512 BF16) and
             float32 elsewhere. Losses and the image are always float32.
@@ -173,8 +175,11 @@ class Settings:
     model: Literal["auto", "vgg19", "vgg16"] = "auto"
     weights: Path | str | Weights | PyTree | None = None
     network: Network | None = None
-    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic = "gram"
-    loss_fn: LossFn | None = None
+    style_loss: StyleLossName | StyleStatistic | Mapping[StyleLossName | StyleStatistic, float] = (
+        "gram"
+    )
+    terms: Sequence[Term] = ()
+    term_weights: Mapping[str, float] = field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     devices: int | Literal["all"] | Mesh = 1
     memory_limit: str | int | None = None
@@ -197,8 +202,8 @@ class Settings:
         object.__setattr__(self, "style_loss", _style_loss(self.style_loss))
         _check_network(self)
         _check_optimizer(self.optimizer)
-        if self.loss_fn is not None and not callable(self.loss_fn):
-            raise InputError(f"loss_fn is {short_repr(self.loss_fn)}; give a function")
+        object.__setattr__(self, "terms", check_terms(self.terms))
+        check_named("term_weights", self.term_weights, self.terms)
         if self.learning_rate is not None and self.optimizer not in ("auto", "adam"):
             raise InputError(LEARNING_RATE_REFUSED)
         if self.mask_colors is not None and self.masks is None:
@@ -206,7 +211,7 @@ class Settings:
         for kind, weight in (("content", self.content_weight), ("style", self.style_weight)):
             if weight > 0 and not any(getattr(self, f"{kind}_layers").values()):
                 raise InputError(f"{kind}_layers has no layer with a weight above 0; give one")
-        if self.content_weight == self.style_weight == 0:
+        if self.content_weight == self.style_weight == 0 and not self.terms:
             raise InputError("content_weight and style_weight are both 0; raise one of them")
 
 
@@ -237,8 +242,9 @@ class SettingsOverrides(TypedDict, total=False):
     model: Literal["auto", "vgg19", "vgg16"]
     weights: Path | str | Weights | PyTree | None
     network: Network | None
-    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic
-    loss_fn: LossFn | None
+    style_loss: StyleLossName | StyleStatistic | Mapping[StyleLossName | StyleStatistic, float]
+    terms: Sequence[Term]
+    term_weights: Mapping[str, float]
     dtype: Literal["auto", "float32", "bfloat16"]
     devices: int | Literal["all"] | Mesh
     memory_limit: str | int | None
@@ -312,21 +318,17 @@ def _style_loss(style_loss: Any) -> Any:
         return style_loss
     if _looks_like_statistic(style_loss):
         return style_loss  # `make_statistic` checks it, which imports JAX.
-    if isinstance(style_loss, Mapping) and any(map(_looks_like_statistic, style_loss)):
-        raise InputError(
-            "style_loss names a statistic of your own among its weights; give a "
-            "nst_jax.losses.statistics.WeightedSum of pairs of a statistic and its weight"
-        )
     try:
-        weights = _layer_weights(cast("Mapping[str, float]", style_loss))
-        valid = set(weights) <= set(choices) and all(map(_is_weight, weights.values()))
+        weights = {part: float(weight) for part, weight in cast("Any", style_loss).items()}
+        valid = all(part in choices or _looks_like_statistic(part) for part in weights)
+        valid = valid and all(map(_is_weight, weights.values()))
         if valid and any(weights.values()):
             return weights
     except (AttributeError, OverflowError, TypeError, ValueError):
         pass
     raise InputError(
-        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, several of them with "
-        "weights, or a nst_jax.losses.StyleStatistic"
+        f"style_loss is {short_repr(style_loss)}; give {', '.join(choices)}, a "
+        "nst_jax.losses.StyleStatistic, or several of them with weights"
     )
 
 
@@ -420,6 +422,11 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]
     "mask_colors": (_strings, bool, "names of colors"),
     "content_layers": _LAYERS,
     "style_layers": _LAYERS,
+    "term_weights": (
+        _layer_weights,
+        lambda weights: all(map(_is_weight, weights.values())),
+        f"names of terms with their weights, each from 0 to {MAX_WEIGHT:g}",
+    ),
     "color_mode": _choice(ColorMode),
     "normalization": _choice(Normalization),
     "pooling": _choice(Pooling),

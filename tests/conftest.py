@@ -35,6 +35,7 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.images.grid",
     "nst_jax.images.masks",
     "nst_jax.losses.objective",
+    "nst_jax.losses.own_terms",
     "nst_jax.losses.statistics.gram",
     "nst_jax.losses.terms",
     "nst_jax.networks.kernels",

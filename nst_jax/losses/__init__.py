@@ -15,12 +15,14 @@ from nst_jax.losses.statistics import (
     style_loss,
 )
 from nst_jax.losses.terms import content_loss, relative_content_loss, total_variation
+from nst_jax.term import Term
 
 __all__ = [
     "Gram",
     "LossWeights",
     "StyleStatistic",
     "Targets",
+    "Term",
     "content_loss",
     "gram",
     "loss",

@@ -19,16 +19,18 @@ from jaxtyping import Array, Float, PyTree
 
 from nst_jax._types import Normalization
 from nst_jax.errors import InputError
-from nst_jax.losses import terms
+from nst_jax.losses.own_terms import as_arrays, check_spatial, measure_term, term_value
 from nst_jax.losses.statistics import (
     Gram,
     StyleStatistic,
     check_statistic,
     is_stochastic,
 )
+from nst_jax.losses.terms import EPSILON, content_loss, total_variation
 from nst_jax.networks.kernels.dtypes import at_least_float32
 from nst_jax.networks.load import default_network, deserialize_network, serialize_network
 from nst_jax.networks.protocol import Network, check_image, check_layer_list, check_size
+from nst_jax.term import Term, check_named, check_terms
 
 __all__ = [
     "ImageStatistics",
@@ -39,11 +41,13 @@ __all__ = [
     "combine_targets",
     "compute_statistics",
     "downsample_masks",
+    "layer_terms",
     "loss",
     "make_targets",
     "mix_styles",
     "normalize_weights",
     "num_positions",
+    "required_layers",
     "style_targets",
     "total_loss",
 ]
@@ -57,9 +61,10 @@ class LossWeights:
     Attributes:
         content: α, the weight of the content loss.
         style: β, the weight of the style loss.
-        tv_weight: the weight of the total variation.
+        tv: the weight of the total variation.
         content_layers: w_l of each content layer.
         style_layers: w_l of each style layer.
+        terms: the weights of your own terms, by name; 1 for those without.
 
     >>> import jax
     >>> weights = LossWeights(content=0.05, style_layers={"relu1_1": 0.5, "relu2_1": 0.5})
@@ -69,9 +74,10 @@ class LossWeights:
 
     content: float | Array = 1.0
     style: float | Array = 1.0
-    tv_weight: float | Array = 0.0
+    tv: float | Array = 0.0
     content_layers: Mapping[str, float | Array] = field(default_factory=dict)
     style_layers: Mapping[str, float | Array] = field(default_factory=dict)
+    terms: Mapping[str, float | Array] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -90,6 +96,8 @@ class Targets:
         mask_weights: the weight of each mask's style loss, ``(r,)``; None without masks.
         normalization: how the content loss is normalized, see `nst_jax.Settings`.
         statistic: the style statistic.
+        terms: your own terms (`nst_jax.Term`).
+        arrays: the arrays of each of these terms, a pytree, by the term's name.
     """
 
     content: dict[str, Float[Array, "..."]]
@@ -99,11 +107,16 @@ class Targets:
     mask_weights: Float[Array, " r"] | None = None
     normalization: Normalization = field(default="target_energy", metadata={"static": True})
     statistic: StyleStatistic = field(default=Gram(), metadata={"static": True})
+    terms: tuple[Term, ...] = field(default=(), metadata={"static": True})
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a short text without arrays."""
         content, style = _names(self.content), _names(self.style)
-        return f"Targets(content: {content}; style: {style}; {self.statistic}; {self.network})"
+        terms = "".join(f"; {term}" for term in self.terms)
+        return (
+            f"Targets(content: {content}; style: {style}; {self.statistic}; {self.network}{terms})"
+        )
 
 
 def _names(by_layer: Any) -> str:
@@ -113,16 +126,22 @@ def _names(by_layer: Any) -> str:
     return "none" if by_layer is None else repr(by_layer)
 
 
-def _serialize_options(options: tuple[Network, Normalization, StyleStatistic]) -> bytes:
-    network, normalization, statistic = options
+def _serialize_options(
+    options: tuple[Network, Normalization, StyleStatistic, tuple[Term, ...]],
+) -> bytes:
+    network, normalization, statistic, terms = options
+    if terms:
+        raise NotImplementedError(f"jax.export cannot serialize your own terms, such as {terms[0]}")
     if not isinstance(statistic, Gram):
         raise NotImplementedError(f"jax.export can serialize Gram matrices only, not {statistic}")
     return json.dumps([serialize_network(network), normalization, statistic.normalization]).encode()
 
 
-def _deserialize_options(data: bytes) -> tuple[Network, Normalization, StyleStatistic]:
+def _deserialize_options(
+    data: bytes,
+) -> tuple[Network, Normalization, StyleStatistic, tuple[Term, ...]]:
     network, normalization, gram_normalization = json.loads(bytes(data))
-    return deserialize_network(network), normalization, Gram(gram_normalization)
+    return deserialize_network(network), normalization, Gram(gram_normalization), ()
 
 
 export.register_pytree_node_serialization(
@@ -148,10 +167,12 @@ class ImageStatistics(NamedTuple):
     Attributes:
         content: ½ Σ (F − P)², by layer.
         style: what the style statistic measured, by layer; with masks a leading axis of r.
+        terms: what your own terms that read layers measured, by name.
     """
 
     content: dict[str, Float[Array, ""]]
     style: dict[str, Any]
+    terms: dict[str, Any]
 
 
 def make_targets(
@@ -166,6 +187,8 @@ def make_targets(
     network: Network | None = None,
     normalization: Normalization = "target_energy",
     statistic: StyleStatistic | None = None,
+    terms: Sequence[Term] = (),
+    arrays: Mapping[str, Any] | None = None,
 ) -> Targets:
     """Run the network over the content and the styles and return the targets of `loss`.
 
@@ -185,11 +208,14 @@ def make_targets(
         network: the network; `nst_jax.VGG` by default.
         normalization: ``target_energy`` or ``none``, see `nst_jax.Settings`.
         statistic: the style statistic; by default the Gram matrix with this normalization.
+        terms: your own terms (`nst_jax.Term`).
+        arrays: the arrays of each of these terms, a pytree, by the term's name.
 
     Raises:
         InputError: an unknown layer or option, layers without an image or an image without layers,
-            style weights or masks that do not fit the styles, or a bad statistic (`check_statistic`
-            of `nst_jax.losses.statistics`).
+            style weights or masks that do not fit the styles, a bad statistic (`check_statistic`
+            of `nst_jax.losses.statistics`), a bad term (`nst_jax.Term`), or arrays that no term
+            has.
 
     >>> import jax
     >>> from nst_jax import prepare_params, weights
@@ -218,6 +244,8 @@ def make_targets(
         raise InputError(f"normalization is {normalization!r}; choose one of {choices}")
     statistic = statistic or Gram(normalization)
     check_statistic(statistic)
+    terms = check_terms(terms)
+    check_named("arrays", arrays or {}, terms)
     network = network or default_network()
     content_features = {}
     if content is not None:
@@ -238,19 +266,23 @@ def make_targets(
         network=network,
         normalization=normalization,
         statistic=statistic,
+        terms=terms,
+        arrays={name: as_arrays(name, tree) for name, tree in (arrays or {}).items()},
     )
 
 
 def whole_features(
     network: Network, params: PyTree, image: Float[Array, "h w 3"], layers: Sequence[str]
 ) -> dict[str, Float[Array, "h_l w_l n_l"]]:
-    """Return a network's features of a whole image.
+    """Return a network's features of a whole image; without layers the network does not run.
 
     Raises:
         InputError: as in `nst_jax.networks.Network.features`; or the image is no float RGB image,
             or too small for one of the layers.
     """
     check_image(image)
+    if not layers:
+        return {}
     check_size(network, image.shape[:2], layers)
     return network.features(params, image, layers)
 
@@ -288,6 +320,8 @@ def combine_targets(
     network: Network,
     normalization: Normalization,
     statistic: StyleStatistic,
+    terms: tuple[Term, ...] = (),
+    arrays: dict[str, Any] | None = None,
 ) -> Targets:
     """Make targets of the content's features and each style's statistics.
 
@@ -299,13 +333,21 @@ def combine_targets(
         network: what computed the features.
         normalization: as in `make_targets`.
         statistic: what measured the styles.
+        terms: checked by `nst_jax.term.check_terms`.
+        arrays: the arrays of each term, by name.
 
     Raises:
         InputError: style weights or masks do not fit the styles, or the statistic cannot be mixed.
     """
     weights = normalize_weights(len(styles), style_weights)
     targets = partial(
-        Targets, content, network=network, normalization=normalization, statistic=statistic
+        Targets,
+        content,
+        network=network,
+        normalization=normalization,
+        statistic=statistic,
+        terms=terms,
+        arrays=arrays or {},
     )
     if masks is None and not statistic.additive and sum(map(bool, weights)) > 1:
         raise InputError(f"{statistic} cannot mix several styles; give one style, or masks")
@@ -399,7 +441,8 @@ def loss(
     *,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """α·L_content + β·L_style + tv_weight·L_tv (Gatys et al. 2015, equation 7, and smoothness).
+    """α·L_content + β·L_style + λ·L_tv (Gatys et al. 2015, equation 7, and smoothness), plus the
+    weighted sum of your own terms.
 
     Args:
         image: RGB, nominally in [0, 1]; not clipped here.
@@ -410,13 +453,13 @@ def loss(
             same numbers every time.
 
     Returns:
-        The total, and its terms before α, β and tv_weight: ``content``, ``style`` and ``tv``, and
-        each layer's own loss before its w_l, as ``content/conv4_2`` or ``style/relu1_1``. All are
-        scalars in float32 or better.
+        The total, and its terms before their weights: ``content``, ``style``, ``tv`` and your own
+        by name, and each layer's own loss before its w_l, as ``content/conv4_2`` or
+        ``style/relu1_1``. All are scalars in float32 or better.
 
     Raises:
-        InputError: the weights name other layers than the targets hold, or the content had another
-            size than the image.
+        InputError: the weights name other layers or terms than the targets hold, the content had
+            another size than the image, or a term cannot be computed.
 
     >>> import jax
     >>> from nst_jax import LossWeights, make_targets, prepare_params, weights
@@ -430,10 +473,15 @@ def loss(
     (['content', 'style', 'style/relu1_1', 'tv'], (16, 16, 3))
     """
     check_targets(image, targets, loss_weights)
-    layers = tuple({**targets.content, **targets.style})
-    features = whole_features(targets.network, params, image, layers)
-    statistics = compute_statistics(features, targets)
+    features = whole_features(targets.network, params, image, required_layers(targets))
+    statistics = compute_statistics(image, features, targets)
     return total_loss(statistics, image, targets, loss_weights, key=key)
+
+
+def required_layers(targets: Targets) -> tuple[str, ...]:
+    """Return the layers that a loss reads."""
+    own = dict.fromkeys(layer for term in targets.terms for layer in term.layers)
+    return tuple({**targets.content, **targets.style, **own})
 
 
 def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossWeights) -> None:
@@ -442,6 +490,7 @@ def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossW
     check_image(image)
     _check_layers("content", weights.content_layers, targets.content)
     _check_layers("style", weights.style_layers, targets.style)
+    check_named("the weights of the loss", weights.terms, targets.terms)
     shapes = [("content", layer, x.shape[:2]) for layer, x in targets.content.items()]
     shapes += [("masks", layer, x.shape[1:]) for layer, x in targets.layer_masks.items()]
     for kind, layer, shape in shapes:
@@ -451,25 +500,42 @@ def check_targets(image: Float[Array, "h w 3"], targets: Targets, weights: LossW
                 f"the image has features of {expected} positions at {layer} and the {kind} "
                 f"{shape}; make the targets from {kind} of the image's size"
             )
+    for term in targets.terms:
+        check_spatial(term, targets.arrays, image.shape[:2])
 
 
 def compute_statistics(
-    features: Mapping[str, Float[Array, "h_l w_l n_l"]], targets: Targets
+    image: Float[Array, "h w 3"],
+    features: Mapping[str, Float[Array, "h_l w_l n_l"]],
+    targets: Targets,
 ) -> ImageStatistics:
-    """Compare features with the content's and measure their style statistics."""
-    content = {
-        layer: terms.content_loss(features[layer], P) for layer, P in targets.content.items()
-    }
+    """Compare features with the content's, measure their style statistics, and your own terms."""
+    content = {}
+    for layer, P in targets.content.items():
+        with jax.named_scope(f"content/{layer}"):
+            content[layer] = content_loss(features[layer], P)
     style = {}
     for layer in targets.style:
-        if layer in targets.layer_masks:
-            per_mask = [
-                targets.statistic.measure(features[layer], T) for T in targets.layer_masks[layer]
-            ]
-            style[layer] = jax.tree.map(lambda *each: jnp.stack(each), *per_mask)
-        else:
-            style[layer] = targets.statistic.measure(features[layer])
-    return ImageStatistics(content, style)
+        with jax.named_scope(f"style/{layer}"):
+            style[layer] = _measure_style(features[layer], layer, targets)
+    own = {
+        term.name: measure_term(term, image, features, targets.arrays)
+        for term in layer_terms(targets)
+    }
+    return ImageStatistics(content, style, own)
+
+
+def layer_terms(targets: Targets) -> list[Term]:
+    """Return your own terms that read layers, and so are measured piece by piece."""
+    return [term for term in targets.terms if term.layers]
+
+
+def _measure_style(features: Float[Array, "h_l w_l n_l"], layer: str, targets: Targets) -> Any:
+    measure = targets.statistic.measure
+    if layer not in targets.layer_masks:
+        return measure(features)
+    per_mask = [measure(features, T) for T in targets.layer_masks[layer]]
+    return jax.tree.map(lambda *each: jnp.stack(each), *per_mask)
 
 
 def total_loss(
@@ -485,28 +551,39 @@ def total_loss(
     for layer, P in targets.content.items():
         half_squared_error = statistics.content[layer]
         if targets.normalization == "target_energy":
-            energy = terms.content_loss(P, jnp.zeros_like(P))
-            half_squared_error /= energy + terms.EPSILON
+            with jax.named_scope(f"content/{layer}"):
+                energy = content_loss(P, jnp.zeros_like(P))
+                half_squared_error /= energy + EPSILON
         content[layer] = half_squared_error
     keys: Any = [()] * len(targets.style)  # No argument but for a stochastic statistic.
     if is_stochastic(targets.statistic):
         key = jax.random.key(0) if key is None else key
         keys = [(layer_key,) for layer_key in jax.random.split(key, len(targets.style))]
-    style = {
-        layer: _style_term(statistics.style[layer], image.shape[:2], targets, layer, *layer_key)
-        for layer, layer_key in zip(targets.style, keys, strict=True)
-    }
+    style = {}
+    for layer, layer_key in zip(targets.style, keys, strict=True):
+        with jax.named_scope(f"style/{layer}"):
+            style[layer] = _style_term(
+                statistics.style[layer], image.shape[:2], targets, layer, *layer_key
+            )
     zero = jnp.zeros((), at_least_float32(image).dtype)
     sums = {
         "content": sum((loss_weights.content_layers[k] * v for k, v in content.items()), zero),
         "style": sum((loss_weights.style_layers[k] * v for k, v in style.items()), zero),
-        "tv": terms.total_variation(image),
+        "tv": jax.named_scope("tv")(total_variation)(image),
     }
     total = (
         loss_weights.content * sums["content"]
         + loss_weights.style * sums["style"]
-        + loss_weights.tv_weight * sums["tv"]
+        + loss_weights.tv * sums["tv"]
     )
+    for term in targets.terms:
+        measured = statistics.terms.get(term.name)
+        if not term.layers:
+            measured = measure_term(term, image, {}, targets.arrays)
+        sums[term.name] = term_value(
+            term, measured, image.shape[:2], targets.network, targets.arrays
+        )
+        total += loss_weights.terms.get(term.name, 1.0) * sums[term.name]
     layers = {f"content/{layer}": value for layer, value in content.items()}
     layers |= {f"style/{layer}": value for layer, value in style.items()}
     return total, sums | layers
@@ -523,7 +600,7 @@ def _style_term(
     assert targets.mask_weights is not None
     positions = targets.layer_masks[layer].sum((1, 2))
     # A mask that covers only rows and columns that a stride drops is empty in deeper layers.
-    nonempty = positions > terms.EPSILON
+    nonempty = positions > EPSILON
     if statistic.additive:
         measured = jax.vmap(_divide)(measured, jnp.where(nonempty, positions, 1.0))
     distances = jax.vmap(lambda a, b: _scalar(statistic.distance(a, b, *key), statistic))(

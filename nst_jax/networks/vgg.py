@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -91,15 +92,16 @@ class VGGModule(nnx.Module):
         if self.padding == "same":
             x = zero_outside(x, window)
         for name in convs:
-            if name.endswith("_1") and name != "conv1_1":
-                x = pool(x, self.pooling)
-                window = None if window is None else window.downsample(2)
-                x = zero_outside(x, window)
-            x = self.convs[name](x)
-            bias = self.convs[name].bias[...].astype(x.dtype)
-            if name in layers:
-                features[name] = zero_outside(x + bias, window)
-            x = zero_outside(bias_relu(x, bias), window)
+            with jax.named_scope(name):  # Profiles show the layers by name.
+                if name.endswith("_1") and name != "conv1_1":
+                    x = pool(x, self.pooling)
+                    window = None if window is None else window.downsample(2)
+                    x = zero_outside(x, window)
+                x = self.convs[name](x)
+                bias = self.convs[name].bias[...].astype(x.dtype)
+                if name in layers:
+                    features[name] = zero_outside(x + bias, window)
+                x = zero_outside(bias_relu(x, bias), window)
             relu_name = name.replace("conv", "relu")
             if relu_name in layers:
                 features[relu_name] = x

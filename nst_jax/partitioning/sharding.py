@@ -150,6 +150,8 @@ def sharded_features(
     (16, 16, 64)
     """
     check_image(image)
+    if not layers:
+        return {}
     check_size(network, image.shape[:2], layers)
     if network.receptive_radius(params, layers) is None:
         raise InputError(
@@ -198,9 +200,9 @@ def sharded_loss(
     ()
     """
     objective.check_targets(image, targets, loss_weights)
-    layers = tuple({**targets.content, **targets.style})
+    layers = objective.required_layers(targets)
     features = sharded_features(targets.network, params, image, layers, mesh=mesh)
-    statistics = objective.compute_statistics(features, targets)
+    statistics = objective.compute_statistics(image, features, targets)
     return objective.total_loss(statistics, image, targets, loss_weights, key=key)
 
 

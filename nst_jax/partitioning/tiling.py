@@ -25,13 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
 from nst_jax.losses.objective import ImageStatistics, LossWeights, Targets
+from nst_jax.losses.own_terms import is_spatial
 from nst_jax.losses.statistics import StyleStatistic
 from nst_jax.networks.protocol import Network, PatchWindow, check_image, check_size
+from nst_jax.term import Term
 
 __all__ = [
     "round_up",
@@ -73,8 +75,8 @@ def tiled_loss(
         key: as in `nst_jax.loss`.
 
     Raises:
-        InputError: as in `nst_jax.loss`; the tile is no such multiple; the style statistic is not
-            additive; or the network has no finite receptive radius.
+        InputError: as in `nst_jax.loss`; the tile is no such multiple; the style statistic or a
+            term that reads layers is not additive; or the network has no finite receptive radius.
 
     >>> import jax
     >>> from nst_jax import LossWeights, loss, make_targets, prepare_params, weights
@@ -88,27 +90,37 @@ def tiled_loss(
     """
     objective.check_targets(image, targets, loss_weights)
     _check_additive(targets.statistic)
-    layers = tuple({**targets.content, **targets.style})
+    own_terms = objective.layer_terms(targets)
+    _check_terms_additive(own_terms)
+    layers = objective.required_layers(targets)
     tiling = _make_tiling(targets.network, params, image, layers, tile)
     padded = tiling.pad_image(image)
-    content = {layer: tiling.pad_to_tiles(P, layer) for layer, P in targets.content.items()}
+    stride = targets.network.stride
+    content = {layer: tiling.pad_to_tiles(P, stride(layer)) for layer, P in targets.content.items()}
     layer_masks = {
-        layer: tiling.pad_to_tiles(T.transpose(1, 2, 0), layer)
+        layer: tiling.pad_to_tiles(T.transpose(1, 2, 0), stride(layer))
         for layer, T in targets.layer_masks.items()
     }
+    image_in_tiles = tiling.pad_to_tiles(image, 1) if own_terms else image
+    # XLA would keep arrays that no tile measures in its loop.
+    arrays = {t.name: targets.arrays[t.name] for t in own_terms if t.name in targets.arrays}
+    strides = _strides(targets, arrays, image.shape[:2])
+    arrays = _map_spatial(tiling.pad_to_tiles, arrays, strides)
 
     @partial(jax.checkpoint, prevent_cse=False)  # A scan's body is not merged with anything.
     def measure(offset: Offset) -> ImageStatistics:
         tile_targets = replace(
             targets,
-            content={k: tiling.slice_tile(P, k, offset) for k, P in content.items()},
+            content={k: tiling.slice_tile(P, stride(k), offset) for k, P in content.items()},
             layer_masks={
-                k: tiling.slice_tile(T, k, offset).transpose(2, 0, 1)
+                k: tiling.slice_tile(T, stride(k), offset).transpose(2, 0, 1)
                 for k, T in layer_masks.items()
             },
+            arrays=_map_spatial(lambda x, s: tiling.slice_tile(x, s, offset), arrays, strides),
         )
         features = tiling.features(params, padded, layers, offset)
-        return objective.compute_statistics(features, tile_targets)
+        piece = tiling.slice_tile(image_in_tiles, 1, offset) if own_terms else image
+        return objective.compute_statistics(piece, features, tile_targets)
 
     statistics = _sum_over_tiles(measure, tiling)
     return objective.total_loss(statistics, image, targets, loss_weights, key=key)
@@ -215,6 +227,44 @@ def _check_additive(statistic: StyleStatistic) -> None:
         )
 
 
+def _check_terms_additive(terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not term.additive:
+            raise InputError(
+                f"the term {term.name} is not additive, so it cannot be measured tile by tile; "
+                "choose a smaller size, more memory or a term that is"
+            )
+
+
+def _strides(targets: Targets, arrays: dict[str, Any], shape: tuple[int, ...]) -> list[int | None]:
+    """Return the stride of the positions of each array; None for those that are not cut."""
+    terms = {term.name: term for term in targets.terms}
+    return [
+        _stride(targets.network, terms[name], path, x, shape)
+        for name in sorted(arrays)  # The order of JAX.
+        for path, x in jax.tree_util.tree_leaves_with_path(arrays[name])
+    ]
+
+
+def _stride(
+    network: Network, term: Term, path: tuple[Any, ...], x: Array, shape: tuple[int, ...]
+) -> int | None:
+    if is_spatial(term, path, x, shape):
+        return 1
+    layer = getattr(path[0], "key", None) if path else None
+    if layer in term.layers and x.shape[:2] == network.grid(layer, shape):
+        return network.stride(layer)
+    return None
+
+
+def _map_spatial(
+    function: Callable[[Array, int], Array], arrays: dict[str, Any], strides: list[int | None]
+) -> dict[str, Any]:
+    leaves, structure = jax.tree.flatten(arrays)
+    cut = [x if s is None else function(x, s) for x, s in zip(leaves, strides, strict=True)]
+    return jax.tree.unflatten(structure, cut)
+
+
 def _sum_over_tiles(measure: Callable[[Offset], T], tiling: "Tiling") -> T:
     def add(sums: T, offset: Offset) -> tuple[T, None]:
         return jax.tree.map(jnp.add, sums, measure(offset)), None
@@ -298,21 +348,20 @@ class Tiling:
         ]
         return jnp.pad(image, (*margins, (0, 0)), mode="edge")
 
-    def pad_to_tiles(self, x: Float[Array, "h_l w_l n"], layer: str) -> Float[Array, "_ _ n"]:
-        """Pad an array of a layer's positions with zeros as far as tiles reach."""
-        stride = self.network.stride(layer)
+    def pad_to_tiles(self, x: Shaped[Array, "h_l w_l *n"], stride: int) -> Shaped[Array, "_ _ *n"]:
+        """Pad an array of positions ``stride`` pixels apart with zeros as far as tiles reach."""
         sides = zip(self.counts, self.tile_shape, x.shape, strict=False)
         margins = [(0, count * (tile // stride) - side) for count, tile, side in sides]
-        return jnp.pad(x, (*margins, (0, 0)))
+        return jnp.pad(x, (*margins, *[(0, 0)] * (x.ndim - 2)))
 
     def slice_tile(
-        self, x: Float[Array, "_ _ n"], layer: str, offset: Offset
-    ) -> Float[Array, "_ _ n"]:
+        self, x: Shaped[Array, "_ _ *n"], stride: int, offset: Offset
+    ) -> Shaped[Array, "_ _ *n"]:
         """Return the part of a padded array that belongs to one tile."""
-        stride = self.network.stride(layer)
         height, width = (side // stride for side in self.tile_shape)
         row, column = offset // stride
-        return lax.dynamic_slice(x, (row, column, 0), (height, width, x.shape[2]))
+        rest = (0,) * (x.ndim - 2)
+        return lax.dynamic_slice(x, (row, column, *rest), (height, width, *x.shape[2:]))
 
     def features(
         self, params: PyTree, padded: Float[Array, "_ _ 3"], layers: Sequence[str], offset: Offset

@@ -7,7 +7,7 @@ for several images, and iterate over `nst_jax.run` to follow a job step by step.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Unpack
@@ -44,6 +44,7 @@ def stylize(
     callback_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    arrays: Mapping[str, Any] | None = None,
     **overrides: Unpack[SettingsOverrides],
 ) -> Result:
     """Stylize ``content`` with one or more style images (Gatys, Ecker & Bethge 2015).
@@ -60,6 +61,10 @@ def stylize(
             ``on_progress`` stops the job, and removed when the image is finished.
         resume: continue from that file. On the same machine the image is bit for bit the one of an
             uninterrupted run.
+        arrays: the arrays of each of the settings' ``terms``, by the term's name: a pytree, or a
+            function that returns it for a level's (h, w). In a pytree the arrays that have the
+            height and the width of the output are resampled for each level
+            (``nst_jax.Term.spatial``). New values need no new compilation.
         **overrides: single settings by name, over ``settings``.
 
     Raises:
@@ -80,7 +85,9 @@ def stylize(
     """
     options: dict[str, Any] = {"callback_every": callback_every, "checkpoint": checkpoint}
     stylizer = Stylizer(settings, **overrides)
-    return stylizer(content, style, on_progress=on_progress, resume=resume, **options)
+    return stylizer(
+        content, style, on_progress=on_progress, resume=resume, arrays=arrays, **options
+    )
 
 
 def reconstruct_content(

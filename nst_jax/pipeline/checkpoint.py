@@ -174,6 +174,11 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": [*job.hashes.shared, *(job.hashes.styles[i] for i in used if job.styles)],
         "transformation": fingerprint(job.engine.optimizer),
+        "code of terms": [
+            fingerprint((type(term).measure, type(term).value))
+            for term in job.engine.settings.terms
+        ],
+        "arrays": job.hashes.arrays,
     }
     return json.loads(json.dumps(identity))
 

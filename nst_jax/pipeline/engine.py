@@ -116,6 +116,7 @@ def make_engine(settings: Settings) -> Engine:
     statistic = make_statistic(settings.style_loss, settings.normalization)
     optimizer, name = _optimizer(settings, statistic)
     layers = [*settings.content_layers, *settings.style_layers]
+    layers += [layer for term in settings.terms for layer in term.layers]
     network = settings.network or default_network(settings.pooling, settings.padding)
     loaded = load_params(network, settings.weights, settings.model)
     dtype = resolve_dtype(settings.dtype).name

@@ -19,11 +19,13 @@ from nst_jax.errors import InputError
 from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights
 from nst_jax.losses.objective import normalize_weights
+from nst_jax.pipeline.arrays import term_arrays
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.engine import Engine
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
 from nst_jax.settings import MIN_SIZE, Settings
+from nst_jax.term import check_named
 
 __all__ = [
     "ImageHashes",
@@ -57,6 +59,8 @@ class Job:
         masks: where each style applies, or None.
         init_image: the image to start from, at the first level's size.
         loss_weights: the weights of the loss.
+        arrays: what each of the caller's terms compares with, by its name: a pytree, or a function
+            of a level's (h, w) that returns it.
         hashes: the SHA-256 of each image, by its attribute's name, and of each style.
         metadata: everything that decides the images, as JSON values.
         start_time: ``time.perf_counter()`` when the job was prepared.
@@ -74,6 +78,7 @@ class Job:
     masks: Float32[np.ndarray, "r h w"] | None
     init_image: Float[Array, "h0 w0 3"]
     loss_weights: LossWeights
+    arrays: Mapping[str, Any]
     hashes: "ImageHashes"
     metadata: dict[str, Any]
     start_time: float
@@ -85,9 +90,10 @@ class Job:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that compare content or style."""
+        """The layers that the loss reads."""
         weights = self.loss_weights
-        return tuple({**weights.content_layers, **weights.style_layers})
+        own = dict.fromkeys(layer for term in self.engine.settings.terms for layer in term.layers)
+        return tuple({**weights.content_layers, **weights.style_layers, **own})
 
 
 class ImageHashes(NamedTuple):
@@ -96,6 +102,8 @@ class ImageHashes(NamedTuple):
     shared: tuple[str | None, ...]
     """Of the content, the content as a target, the alpha, the masks and the first image."""
     styles: tuple[str, ...]
+    arrays: dict[str, str]
+    """Of the arrays of the caller's terms, at the size of the output."""
 
 
 def prepare_job(
@@ -105,6 +113,7 @@ def prepare_job(
     settings: Settings,
     *,
     mixes: Sequence[Sequence[float]] | None = None,
+    arrays: Mapping[str, Any] | None = None,
 ) -> Job:
     """Read a job's images and decide everything else.
 
@@ -115,11 +124,14 @@ def prepare_job(
         settings: those of the image; of the others the engine's count.
         mixes: the weight of each style, for each image to be made; None for one image with the
             settings' ``style_weights``.
+        arrays: as in `nst_jax.stylize`.
 
     Raises:
         InputError: a file or a setting that the job cannot use.
     """
     start_time = time.perf_counter()
+    terms, arrays = engine.settings.terms, arrays or {}
+    check_named("arrays", arrays, terms)
     styles = as_list(styles)
     content_data = None if content is None else images.read(content, name="content")
     shape = _output_shape(content_data, settings)
@@ -128,8 +140,9 @@ def prepare_job(
     use_style = settings.style_weight > 0
     content_layers = settings.content_layers if use_content else {}
     style_layers = settings.style_layers if use_style else {}
-    layers = [*content_layers, *style_layers]
+    layers = [*content_layers, *style_layers, *(layer for t in terms for layer in t.layers)]
     levels = plan_levels(settings, shape, max(MIN_SIZE, engine.network.min_size(layers)))
+    own_arrays = term_arrays(terms, arrays, shape, shape)  # Bad arrays are refused here.
     if use_style and not styles:
         raise InputError("there is no style image; give at least one, or a style_weight of 0")
     style_images = []
@@ -171,10 +184,13 @@ def prepare_job(
             settings.tv_weight,
             content_layers,
             style_layers,
+            {term.name: settings.term_weights.get(term.name, 1.0) for term in terms},
         ),
+        arrays=arrays,
         hashes=ImageHashes(
             tuple(None if x is None else _sha256(x) for x in shared),
             tuple(map(_sha256, style_images)),
+            {name: fingerprint(jax.tree.leaves(own)) for name, own in own_arrays.items()},
         ),
         metadata=_metadata(engine, settings, levels, content, styles),
         start_time=start_time,
@@ -208,7 +224,10 @@ def _metadata(
             "optimizer": engine.optimizer_name,
             "devices": max(1, len(engine.devices)),
             "style_loss": _describe_style_loss(settings.style_loss),
-            "loss_fn": settings.loss_fn and fingerprint(settings.loss_fn),
+            "terms": [repr(term) for term in settings.terms],
+            "term_weights": {
+                t.name: settings.term_weights.get(t.name, 1.0) for t in settings.terms
+            },
             "ema_decay": engine.ema_decay,
             "content_layers": dict(settings.content_layers),
             "style_layers": dict(settings.style_layers),
@@ -224,7 +243,7 @@ def _metadata(
 
 def _describe_style_loss(style_loss: Any) -> Any:
     if isinstance(style_loss, Mapping):
-        return dict(style_loss)
+        return {_describe_style_loss(part): weight for part, weight in style_loss.items()}
     return style_loss if isinstance(style_loss, str) else repr(style_loss)
 
 

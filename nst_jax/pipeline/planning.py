@@ -17,7 +17,7 @@ from nst_jax.optimize import LossFn, State, chunk_lowering_args
 from nst_jax.partitioning import sharded_loss_fn, tile_unit, tiled_loss_fn
 from nst_jax.pipeline.job import Job, downscaled_shape, style_sizes
 from nst_jax.pipeline.memory import available_bytes, required_bytes
-from nst_jax.pipeline.targets import target_shapes
+from nst_jax.pipeline.targets import LevelInputs, target_shapes
 
 __all__ = ["LevelPlan", "check_state_fits", "choose_batch_size", "loss_fn", "plan_level"]
 
@@ -46,7 +46,7 @@ class LevelPlan:
     loss: LossFn
 
 
-def plan_level(job: Job, level: int, batch_size: int) -> LevelPlan:
+def plan_level(job: Job, inputs: LevelInputs, batch_size: int) -> LevelPlan:
     """Decide how a level runs: one image whole or tile by tile, or a batch, on one device or more.
 
     The engine keeps the plan for other levels of these shapes.
@@ -54,16 +54,18 @@ def plan_level(job: Job, level: int, batch_size: int) -> LevelPlan:
     Raises:
         MemoryLimitError: one image does not fit even in the smallest tiles.
     """
+    level = inputs.level
     shape = job.levels[level].shape
     sizes = style_sizes(job.settings, len(job.styles), shape) if job.styles else []
     styles = [downscaled_shape(s.shape, size) for s, size in zip(job.styles, sizes, strict=True)]
     masks = 0 if job.masks is None else len(job.masks)
     key = (shape, tuple(styles), masks, job.content_target is None, job.layers, batch_size)
-    key = (*key, job.settings.loss_fn)
+    leaves, structure = jax.tree.flatten(inputs.arrays)
+    key = (*key, structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves))
     if key not in job.engine.plans:
         mesh = job.engine.mesh(shape[0], batch_size)
         tile = choose_tile(job, level) if batch_size == 1 and mesh is None else None
-        loss = loss_fn(job, tile, mesh)
+        loss = loss_fn(tile, mesh)
         loss = loss if batch_size == 1 else batched_loss_fn(loss)
         job.engine.plans[key] = LevelPlan(tile, mesh, loss)
     return job.engine.plans[key]
@@ -144,7 +146,7 @@ def _compile_planned(
     """Compile the loop of one image at this level, from shapes alone."""
     engine = job.engine
     args = (engine.params, target_shapes(job, level), job.loss_weights)
-    state, loss = _state_shapes(job, level), loss_fn(job, tile)
+    state, loss = _state_shapes(job, level), loss_fn(tile)
     jitted, arrays, static = chunk_lowering_args(loss, state, args, optimizer=engine.optimizer)
     return engine.executables.compile(jitted, *arrays, limit=limit, **static)
 
@@ -154,13 +156,11 @@ def _state_shapes(job: Job, level: int) -> State:
     return jax.eval_shape(partial(job.engine.init_state, seed=job.settings.seed), image)
 
 
-def loss_fn(job: Job, tile: int | None = None, mesh: Mesh | None = None) -> LossFn:
+def loss_fn(tile: int | None = None, mesh: Mesh | None = None) -> LossFn:
     """Return the loss of the whole image, or tile by tile, or over a mesh; the same object for the
     same tile or mesh."""
     if tile is not None:
         return tiled_loss_fn(tile)
-    if job.settings.loss_fn is not None:
-        return job.settings.loss_fn
     return loss if mesh is None else sharded_loss_fn(mesh)
 
 
@@ -189,8 +189,9 @@ def _is_too_large_for_cudnn(shape: tuple[int, int]) -> bool:
 
 def _why_no_tiles(job: Job) -> str | None:
     """Return why a job cannot run tile by tile; None if it can."""
-    if job.settings.loss_fn is not None:
-        return "the loss is your own"
+    for term in job.engine.settings.terms:
+        if term.layers and not term.additive:
+            return f"the term {term.name} is not additive"
     if not job.engine.statistic.additive:
         return f"{job.engine.statistic} needs all positions at once"
     if job.engine.network.receptive_radius(job.engine.params, job.layers) is None:

@@ -370,8 +370,8 @@ class _Batch:
         start_time = time.perf_counter()
         self.inputs = level_inputs(job, i)
         if is_done:
-            return Level(*job.levels[i], loss_fn(job))
-        plan = plan_level(job, i, len(self.mixes))
+            return Level(*job.levels[i], loss_fn())
+        plan = plan_level(job, self.inputs, len(self.mixes))
         self.tile, mesh = plan.tile, plan.mesh
         self.planning_seconds += time.perf_counter() - start_time
         level_targets = compute_targets(job, self.inputs, self.mixes, plan.tile, mesh)

@@ -1,7 +1,7 @@
 """`Stylizer`: what is made once, and images made with it one after another."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -68,6 +68,7 @@ class Stylizer:
         callback_every: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        arrays: Mapping[str, Any] | None = None,
         **image_settings: Unpack[SettingsOverrides],
     ) -> Result:
         """Stylize ``content`` with one or more style images; see `nst_jax.stylize`.
@@ -76,7 +77,7 @@ class Stylizer:
             InputError: as in `nst_jax.stylize`; or a setting belongs to the stylizer.
             DivergedError: as in `nst_jax.stylize`.
         """
-        job = self.job(content, style, **image_settings)
+        job = self.job(content, style, arrays=arrays, **image_settings)
         options: dict[str, Any] = {"callback_every": callback_every, "resume": resume}
         progresses = run(job, checkpoint=checkpoint_file(checkpoint), **options)
         (result,) = collect(progresses, on_progress)
@@ -88,6 +89,7 @@ class Stylizer:
         styles: ImageSource | Sequence[ImageSource],
         *,
         mixes: Sequence[Sequence[float]] | None = None,
+        arrays: Mapping[str, Any] | None = None,
         **image_settings: Unpack[SettingsOverrides],
     ) -> Job:
         """Read the images of a job and decide its levels.
@@ -97,6 +99,7 @@ class Stylizer:
             styles: such an image, or a list of them.
             mixes: the weight of each style, for each image to be made; None for one image with the
                 settings' ``style_weights``.
+            arrays: as in `nst_jax.stylize`.
             **image_settings: single settings of these images.
 
         Raises:
@@ -117,7 +120,7 @@ class Stylizer:
                     f"one, with {name}={short_repr(image_settings[name])}"
                 )
         settings = override(self.settings, image_settings)
-        return prepare_job(self.engine, content, styles, settings, mixes=mixes)
+        return prepare_job(self.engine, content, styles, settings, mixes=mixes, arrays=arrays)
 
     def run(self, jobs: Job | Iterable[Job], **options: Any) -> Generator[Progress, None, None]:
         """Run jobs one after another, chunk by chunk; the caller owns the loop.

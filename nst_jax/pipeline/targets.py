@@ -21,6 +21,7 @@ from nst_jax.partitioning import (
     tiled_features,
     tiled_style_targets,
 )
+from nst_jax.pipeline.arrays import term_arrays
 from nst_jax.pipeline.job import Job, downscale, downscaled_shape, style_sizes
 
 __all__ = [
@@ -41,6 +42,8 @@ class LevelInputs(NamedTuple):
     """In its own colors, for the output."""
     content_target: Float32[np.ndarray, "h w 3"] | None
     masks: Float32[np.ndarray, "r h w"] | None
+    arrays: dict[str, Any]
+    """Of the caller's terms, by name."""
 
 
 class LevelTargets(NamedTuple):
@@ -51,6 +54,7 @@ class LevelTargets(NamedTuple):
     styles: list[dict[str, Any]]
     """The statistics of each style, by layer; empty for one that no image of the batch takes."""
     masks: Float32[Array, "r h w"] | None
+    arrays: dict[str, Any]
 
 
 def level_inputs(job: Job, level: int) -> LevelInputs:
@@ -66,6 +70,7 @@ def level_inputs(job: Job, level: int) -> LevelInputs:
         target if job.content is job.content_target else resize(job.content),
         target,
         None if job.masks is None else np.stack([images.resize(m, shape) for m in job.masks]),
+        term_arrays(job.engine.settings.terms, job.arrays, shape, job.levels[-1].shape),
     )
 
 
@@ -123,10 +128,11 @@ def compute_targets(
             (*key, style_layers), partial(style_statistics, style, size)
         )
         styles.append(statistics)
-    masks = None if inputs.masks is None else jnp.asarray(inputs.masks)
-    if masks is not None and mesh is not None:
+    masks, arrays = None if inputs.masks is None else jnp.asarray(inputs.masks), inputs.arrays
+    if mesh is not None:
         masks = replicate(masks, mesh)
-    return LevelTargets(content, styles, masks)
+        arrays = jax.tree.map(lambda x: shard_image(x, mesh), arrays)
+    return LevelTargets(content, styles, masks, arrays)
 
 
 def target_shapes(job: Job, level: int) -> Targets:
@@ -151,7 +157,8 @@ def target_shapes(job: Job, level: int) -> Targets:
         styles.append(evaluate(_style_targets, style_shape, **options))
     if job.masks is not None:
         masks = jax.ShapeDtypeStruct((len(job.masks), *shape), jnp.float32)
-    targets: Any = (content, styles, masks)
+    arrays = term_arrays(engine.settings.terms, job.arrays, shape, job.levels[-1].shape)
+    targets: Any = (content, styles, masks, arrays)
     return jax.eval_shape(lambda each: mix_targets(job, LevelTargets(*each), job.mixes[0]), targets)
 
 
@@ -165,6 +172,8 @@ def mix_targets(job: Job, targets: LevelTargets, mix: Sequence[float]) -> Target
         network=job.engine.network,
         normalization=job.engine.settings.normalization,
         statistic=job.engine.statistic,
+        terms=tuple(job.engine.settings.terms),
+        arrays=targets.arrays,
     )
 
 

@@ -173,7 +173,7 @@ def test_a_stopped_image_is_made_again_by_what_it_says():
     ("change", "message"),
     [
         ({"optimizer": "custom"}, "of its own"),
-        ({"loss_fn": "mine"}, "of its own"),
+        ({"terms": ["Mine()"]}, "of its own"),
         ({"network": "HalvingCNN()"}, "of its own"),
         ({"size": "big"}, "^size is 'big'"),
         ({"style_loss": ["gram"]}, "style_loss is"),

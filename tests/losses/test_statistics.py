@@ -286,8 +286,11 @@ def test_a_distance_that_is_no_scalar_is_refused(vgg16, masks):
 
 
 def test_an_own_statistic_with_a_weight_is_part_of_a_weighted_sum():
-    with pytest.raises(InputError, match=r"give a nst_jax\.losses\.statistics\.WeightedSum of"):
-        Settings(style_loss={"gram": 1.0, Moments(): 0.5})
+    weights = {"gram": 1.0, Moments(): 0.5}
+    assert make_statistic(weights) == WeightedSum(((Gram(), 1.0), (Moments(), 0.5)))
+    assert Settings(style_loss=weights).style_loss == weights
+    with pytest.raises(InputError, match="style_loss is "):
+        Settings(style_loss={"gram": 1.0, 3: 0.5})
 
 
 @pytest.mark.parametrize("parts", [(), (Gram(), 1.0), ((Gram(), "much"),), ((Gram(), -1.0),)])

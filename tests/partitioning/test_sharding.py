@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from partitioning.test_tiling import DEEP, NETWORK, error, noise, problem, whole
+from partitioning.test_tiling import (
+    DEEP,
+    NETWORK,
+    error,
+    noise,
+    problem,
+    problem_with_terms,
+    whole,
+)
 
 from nst_jax import loss
 from nst_jax.losses.statistics import NearestNeighbor
@@ -72,6 +80,16 @@ def test_the_loss_and_its_gradient_are_those_of_one_device(num_devices, height, 
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     for name, term in terms.items():
         np.testing.assert_allclose(term, expected_terms[name], rtol=1e-4, err_msg=name)
+    assert error(gradient, expected_gradient) < 1e-4
+
+
+def test_terms_of_the_user_are_those_of_one_device():
+    args = problem_with_terms(41, 36)
+    (total, terms), gradient = over_mesh(make_mesh(DEVICES[:2], 41), *args)
+    (expected, expected_terms), expected_gradient = whole(*args)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    for name in ("temporal", "contrast", "guide"):
+        np.testing.assert_allclose(terms[name], expected_terms[name], rtol=1e-4, err_msg=name)
     assert error(gradient, expected_gradient) < 1e-4
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from losses.channel_statistics import ChannelMax, ChannelMean, NoisyChannelMean
+from losses.example_terms import Contrast, Guide, Peak, Temporal
 
 from nst_jax.errors import InputError
 from nst_jax.losses import objective
@@ -115,6 +116,32 @@ def test_value_and_gradient_are_those_of_the_whole_image(
 ):
     args = problem(NETWORK, height, width, content, style, **options)
     assert_same(tiled(tile)(*args), whole(*args))
+
+
+def problem_with_terms(height, width):
+    """Terms of pixels, also one that is not additive, and of layers, with arrays of every kind."""
+    image, params, targets, weights = problem(NETWORK, height, width, ["relu1_1"], ["relu2_1"])
+    arrays = {
+        "temporal": {"previous": noise(height, width, 1), "mask": noise(height, width, 2)},
+        "guide": {
+            "mask": noise(height, width, 3)[..., 0],
+            "relu2_1": jnp.stack([noise(height // 2, width // 2, 4)[..., 0]] * 8, -1),
+            "color": jnp.ones(8),
+        },
+    }
+    targets = replace(targets, terms=(Temporal(), Contrast(), Guide()), arrays=arrays)
+    own_weights = {"temporal": 2.0, "contrast": 5.0, "guide": 0.5}
+    return image, params, targets, replace(weights, terms=own_weights)
+
+
+@pytest.mark.parametrize(("height", "width", "tile"), [(53, 38, 16), (21, 50, 32)])
+def test_terms_of_the_user_are_those_of_the_whole_image(height, width, tile):
+    args = problem_with_terms(height, width)
+    found, expected = tiled(tile)(*args), whole(*args)
+    assert_same(found, expected)
+    assert {"temporal", "contrast", "guide"} <= set(found[0][1])
+    weightless = replace(args[3], terms=dict.fromkeys(("temporal", "contrast", "guide"), 0.0))
+    assert error(found[1], whole(*args[:3], weightless)[1]) > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +256,12 @@ def test_a_statistic_that_is_not_additive_is_refused(few):
         tiled_loss(image, params, replace(targets, statistic=ChannelMax()), weights, tile=16)
     with pytest.raises(InputError, match=r"ChannelMax\(\) cannot be measured tile by tile"):
         tiled_style_targets(VGG(), params, image, ["relu1_1"], ChannelMax(), tile=16)
+
+
+def test_a_term_of_layers_that_is_not_additive_is_refused_by_its_name(few):
+    image, params, targets, weights = few
+    with pytest.raises(InputError, match="the term peak is not additive, so it cannot be measured"):
+        tiled_loss(image, params, replace(targets, terms=(Peak(),)), weights, tile=16)
 
 
 def test_arguments_that_do_not_fit_each_other_are_refused(few):

@@ -24,7 +24,7 @@ __all__ = [
 
 # Metadata keys that are not restored as settings: the file of the weights follows from the model,
 # and the devices and their memory are another machine's.
-NOT_READ = ("weights", "network", "devices", "memory_limit", "loss_fn")
+NOT_READ = ("weights", "network", "devices", "memory_limit", "terms", "term_weights")
 DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
 WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
 
@@ -110,10 +110,10 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: a setting is out of range, or stands for code that a file cannot hold.
     """
-    own = metadata.get("loss_fn") or metadata.get("network")
+    own = metadata.get("terms") or metadata.get("network")
     if own or metadata.get("optimizer") == "custom":
         raise InputError(
-            "the image was made with an optimizer, a loss or a network of its own; use Python"
+            "the image was made with an optimizer, terms or a network of its own; use Python"
         )
     names = {field.name for field in fields(Settings)}.difference(NOT_READ)
     values = {name: metadata[name] for name in names if name in metadata}

@@ -104,10 +104,10 @@ def is_stochastic(statistic: StyleStatistic) -> bool:
 
 
 def make_statistic(
-    style_loss: StyleLossName | Mapping[StyleLossName, float] | StyleStatistic,
+    style_loss: StyleLossName | StyleStatistic | Mapping[StyleLossName | StyleStatistic, float],
     normalization: Normalization = "target_energy",
 ) -> StyleStatistic:
-    """Return a statistic by its name, or the weighted sum of several; a statistic stays as it is.
+    """Return a statistic by its name, or a weighted sum of some; a statistic stays as it is.
 
     ``normalization`` is that of Gram matrices; the others are always relative.
 
@@ -123,7 +123,7 @@ def make_statistic(
     if isinstance(style_loss, Mapping):
         if not style_loss:
             raise InputError("style_loss is empty; name at least one, with its weight")
-        parts = ((make_statistic(name, normalization), style_loss[name]) for name in style_loss)
+        parts = ((make_statistic(part, normalization), style_loss[part]) for part in style_loss)
         return cast(StyleStatistic, WeightedSum(tuple(parts)))  # Its additivity is a property.
     if style_loss == "gram":
         return Gram(normalization)
