@@ -1,6 +1,6 @@
 """Whole jobs with the caller's own statistic, terms, parameters and optimizer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_frames_with_other_arrays_compile_nothing_after_the_first(
     make, content, monkeypatch, tmp_path, compilations
 ):
     """With two levels, tiles, a checkpoint, and the pixels of the last frame as arrays."""
-    monkeypatch.setattr("nst_jax.pipeline.runner.choose_tile", lambda *args: 32)
+    monkeypatch.setattr("nst_jax.pipeline.planning.choose_tile", lambda *args: 32)
     job = {"terms": [Temporal()], "term_weights": {"temporal": 50.0}}
     previous, path, logs, first = np.zeros((36, 48, 3)), tmp_path / "frame", [], 0
     for _ in range(5):
@@ -123,11 +123,12 @@ def test_arrays_are_resampled_for_each_level_or_given_by_a_function(make):
     np.testing.assert_array_equal(by_function.history["recorder"], by_function.history["size"])
 
 
-def test_a_checkpoint_with_other_arrays_is_refused(job_of, leave_at, checkpoint, content):
+def test_a_checkpoint_with_other_arrays_is_refused(small, leave_at, checkpoint, content, styles):
     settings = {"terms": [Temporal()], "term_weights": {"temporal": 5.0}}
     images = [np.full((36, 48, 3), value) for value in (0.25, 0.5)]
+    stylizer = nst_jax.Stylizer(**small | settings)
     jobs = [
-        replace(job_of(**settings), arrays={"temporal": {"previous": x, "mask": np.ones(1)}})
+        stylizer.job(content, styles[0], arrays={"temporal": {"previous": x, "mask": np.ones(1)}})
         for x in images
     ]
     leave_at(jobs[0], 4)

@@ -80,7 +80,7 @@ def test_the_targets_of_a_style_and_of_a_content_are_computed_once(
     assert count() == [2, 0]
     stylizer(content, styles[1])
     assert count() == [0, 2]
-    stylizer(content, styles[0], size=34, steps=3)  # the coarse level alone
+    stylizer(content, styles[0], content_weight=1.0)
     assert count() == [0, 0]
 
 
