@@ -169,7 +169,7 @@ def prepare_job(
     """
     start_time = time.perf_counter()
     settings = settings or Settings()
-    terms, arrays = tuple(settings.terms), arrays or {}
+    terms, arrays = tuple(settings.terms), {} if arrays is None else arrays
     check_named("arrays", arrays, terms)
     styles = as_list(styles)
     statistic = make_statistic(settings.style_loss, settings.normalization)
