@@ -110,9 +110,10 @@ def check_terms(terms: Any) -> tuple[Term, ...]:
     Traceback (most recent call last):
     nst_jax.errors.InputError: the term is the class Term; give an instance, Term()
     """
-    if isinstance(terms, str | Mapping) or not isinstance(terms, Iterable):
-        raise InputError(f"terms is {short_repr(terms)}; give a list of nst_jax.Term")
-    terms = tuple(terms)
+    try:
+        terms = tuple(terms)
+    except TypeError:
+        raise InputError(f"terms is {short_repr(terms)}; give a list of nst_jax.Term") from None
     names = [_checked_name(term) for term in terms]
     for name in names:
         if names.count(name) > 1:

@@ -17,14 +17,17 @@ __all__ = ["check_output_path", "plot_losses", "read_log"]
 
 FORMATS: Final = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 LINE_STYLES: Final = {"total": "black", "content": "tab:blue", "style": "tab:red"}
+COLORS_OF_OWN_TERMS: Final = ("tab:green", "tab:orange", "tab:purple", "tab:brown")
+NOT_PLOTTED: Final = ("step", "size", "seconds", "tv")
 
 
 def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
-    """Plot the total, the content loss and the style loss against the steps, and each layer's loss
-    as a thin line, on a logarithmic axis. A dotted line marks the beginning of each level.
+    """Plot the total, the content loss, the style loss and your own terms against the steps, and
+    each layer's loss as a thin line, on a logarithmic axis. A dotted line marks the beginning of
+    each level.
 
-    The content and style losses are those before their weights α and β, so they do not add up to
-    the total. Values that were not evaluated (NaN) are bridged.
+    All but the total are those before their weights, so they do not add up to the total. Values
+    that were not evaluated (NaN) are bridged.
 
     Args:
         history: `nst_jax.Result.history`, or what `read_log` returns.
@@ -40,16 +43,17 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_prop_cycle(color=COLORS_OF_OWN_TERMS)
     steps = np.arange(1, len(history["step"]) + 1)
     for name, values in history.items():
         kind, _, layer = name.partition("/")
         evaluated = np.isfinite(values) & (values > 0)
-        if kind not in LINE_STYLES or not evaluated.any():
+        if kind in NOT_PLOTTED or not evaluated.any():
             continue
         axes.plot(
             steps[evaluated],
             values[evaluated],
-            color=LINE_STYLES[kind],
+            color=LINE_STYLES.get(kind),  # None takes the next color.
             linewidth=0.6 if layer else 2.0,
             alpha=0.4 if layer else 1.0,
             marker="." if evaluated.sum() == 1 else "",
@@ -69,7 +73,7 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
             fontsize="small",
             verticalalignment="top",
         )
-    axes.set(yscale="log", xlabel="step", ylabel="loss (content and style before α and β)")
+    axes.set(yscale="log", xlabel="step", ylabel="loss (terms before their weights)")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:  # All losses may be 0.
         axes.legend(frameon=False)

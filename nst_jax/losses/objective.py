@@ -245,7 +245,8 @@ def make_targets(
     statistic = statistic or Gram(normalization)
     check_statistic(statistic)
     terms = check_terms(terms)
-    check_named("arrays", arrays or {}, terms)
+    arrays = {} if arrays is None else arrays
+    check_named("arrays", arrays, terms)
     network = network or default_network()
     content_features = {}
     if content is not None:
@@ -267,7 +268,7 @@ def make_targets(
         normalization=normalization,
         statistic=statistic,
         terms=terms,
-        arrays={name: as_arrays(name, tree) for name, tree in (arrays or {}).items()},
+        arrays={name: as_arrays(name, tree) for name, tree in arrays.items()},
     )
 
 

@@ -130,7 +130,7 @@ def prepare_job(
         InputError: a file or a setting that the job cannot use.
     """
     start_time = time.perf_counter()
-    terms, arrays = engine.settings.terms, arrays or {}
+    terms, arrays = engine.settings.terms, {} if arrays is None else arrays
     check_named("arrays", arrays, terms)
     styles = as_list(styles)
     content_data = None if content is None else images.read(content, name="content")

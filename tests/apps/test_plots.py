@@ -50,6 +50,13 @@ def test_lines_are_the_losses_and_layers_are_thinner(plotted):
         assert lines[layer].get_linewidth() < lines["style"].get_linewidth()
 
 
+def test_own_terms_are_lines_of_colors_of_their_own(plotted):
+    axes = plotted(history(10, temporal=np.ones(10), mean_color=np.ones(10)))
+    colors = {line.get_label(): line.get_color() for line in axes.lines if line.get_linewidth() > 1}
+    assert list(colors) == ["total", "content", "style", "temporal", "mean_color"]
+    assert len(set(colors.values())) == 5
+
+
 def test_values_that_a_logarithm_lacks_are_bridged(plotted):
     values = np.ones(10)
     values[[0, 4, 5, 7]] = 0, np.inf, np.nan, -1

@@ -181,6 +181,7 @@ def test_a_bad_term_is_refused_at_the_door(unchecked, terms, message):
     ("use", "message"),
     [
         (lambda: make_targets({}, arrays={"a": IMAGE}), "arrays has 'a' and the terms are none"),
+        (lambda: make_targets({}, arrays=np.ones(3)), "arrays is array([1., 1., 1.]); give a dict"),
         (
             lambda: temporal(arrays={"temporal": {"mask": "m.png"}}),
             "the arrays of the term temporal are {'mask': 'm.png'}; give a pytree of arrays",
@@ -206,7 +207,7 @@ def test_a_bad_term_is_refused_at_the_door(unchecked, terms, message):
         (lambda: temporal(IMAGE[:16]), "its arrays have the shapes {\"['mask']\": (24, 16, 1),"),
     ],
 )
-def test_what_does_not_fit_the_terms_is_refused_in_one_line(use, message):
+def test_what_does_not_fit_the_terms_is_refused_in_one_line(unchecked, use, message):
     with pytest.raises(InputError) as caught:
         use()
     assert message in str(caught.value)
