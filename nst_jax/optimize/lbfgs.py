@@ -37,7 +37,7 @@ __all__ = ["LbfgsState", "preconditioned_lbfgs"]
 
 SUFFICIENT_DECREASE: Final = 1e-4
 """Armijo's constant."""
-NOISE: Final = 1e-4
+NOISE: Final = 1e-3
 """Values that differ by this share are about the same."""
 MIN_CURVATURE: Final = 1e-8
 """A pair is remembered if s·y is above this share of |s·g|."""
