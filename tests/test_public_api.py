@@ -90,7 +90,9 @@ CALLABLE = {
     if inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
 }
 SHOWN_BY = {  # what a function returns is in the example of the function
+    "Ema": "init_state",
     "FolderItem": "stylize_folder",
+    "LbfgsState": "preconditioned_lbfgs",
     "Chunk": "optimize_chunks",
     "Job": "run",
     "LoadedParams": "load_params",

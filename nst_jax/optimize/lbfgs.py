@@ -59,13 +59,15 @@ class LbfgsState(NamedTuple):
     accepted: Any
     """The last accepted point."""
     value: Float[Array, ""]
-    """The value at the accepted point, and below its gradient g and P·g."""
+    """The value at the accepted point."""
+    lowest: Float[Array, ""]
+    """The lowest value so far."""
     grad: Any
     preconditioned: Any
     direction: Any
     step_size: Float[Array, ""]
     stalled: Int[Array, ""]
-    """The number of trials in a row that did not lower the value."""
+    """The number of trials in a row without a new lowest value."""
     converged: Bool[Array, ""]
     """Whether the search has ended. Then the variable stays at the accepted point."""
     evaluations: Int[Array, ""]
@@ -108,6 +110,7 @@ def preconditioned_lbfgs(
             gamma=jnp.ones((), dtype),
             accepted=jax.tree.map(jnp.copy, params),
             value=jnp.full((), jnp.inf, dtype),
+            lowest=jnp.full((), jnp.inf, dtype),
             grad=jax.tree.map(jnp.zeros_like, params),
             preconditioned=jax.tree.map(jnp.zeros_like, params),
             direction=jax.tree.map(jnp.zeros_like, params),
@@ -126,7 +129,7 @@ def preconditioned_lbfgs(
         step = _subtract(params, old.accepted)
         slope = _dot(old.grad, step)
         is_lower = value <= old.value + SUFFICIENT_DECREASE * jnp.minimum(slope, 0.0)
-        is_close = value <= old.value + NOISE * jnp.abs(old.value)
+        is_close = value <= old.lowest + NOISE * jnp.abs(old.lowest)
         is_lower_by_slopes = _dot(grad, step) <= (2 * SUFFICIENT_DECREASE - 1) * slope
         is_accepted = is_lower | (is_close & is_lower_by_slopes & (slope < 0))
         accepted = (first | is_accepted) & ~old.converged
@@ -167,7 +170,7 @@ def preconditioned_lbfgs(
         next_size = jnp.where(first | is_kept, jnp.ones_like(old.step_size), 2 * old.step_size)
         shorter = _shorter(old.step_size, value - old.value, slope)
         step_size = jnp.where(accepted, next_size, shorter)
-        stalled = jnp.where(first | (accepted & (value < old.value)), 0, old.stalled + 1)
+        stalled = jnp.where(first | (accepted & (value < old.lowest)), 0, old.stalled + 1)
         new = LbfgsState(
             memory=memory,
             R=R,
@@ -176,6 +179,9 @@ def preconditioned_lbfgs(
             gamma=gamma,
             accepted=_select(accepted, params, old.accepted),
             value=jnp.where(accepted, value, old.value),
+            lowest=jnp.where(
+                first, value, jnp.where(accepted, jnp.minimum(value, old.lowest), old.lowest)
+            ),
             grad=_select(accepted, grad, old.grad),
             preconditioned=_select(accepted, preconditioned, old.preconditioned),
             direction=_select(accepted, direction, old.direction),

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import jax
@@ -14,7 +14,7 @@ from nst_jax.errors import InputError, short_repr
 from nst_jax.losses import StyleStatistic
 from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.networks.device import resolve_dtype
-from nst_jax.networks.load import default_network, load_params
+from nst_jax.networks.load import LoadedParams, default_network, load_params
 from nst_jax.networks.protocol import Network
 from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
 from nst_jax.partitioning import check_mesh, make_mesh, replicate
@@ -37,10 +37,8 @@ class Engine:
 
     Attributes:
         settings: the settings; those of `nst_jax.settings.ENGINE_SETTINGS` are fixed here.
-        network: the network.
-        params: its parameters, prepared for the device.
-        metadata: what names the network and its parameters, as JSON values.
-        dtype: the dtype in which the network computes.
+        network: the network. Its parameters are loaded when they are first needed, so that an image
+            that cannot be read is reported before a download.
         statistic: the style statistic.
         optimizer: the Optax transformation.
         optimizer_name: its name; ``custom`` for one from the caller.
@@ -54,9 +52,6 @@ class Engine:
 
     settings: Settings
     network: Network
-    params: PyTree
-    metadata: dict[str, Any]
-    dtype: str
     statistic: StyleStatistic
     optimizer: Optimizer
     optimizer_name: str
@@ -66,6 +61,44 @@ class Engine:
     executables: Executables = field(default_factory=Executables)
     targets: ArrayCache = field(default_factory=ArrayCache)
     plans: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _loaded(self) -> LoadedParams:
+        """The parameters, prepared for the device, and what names them."""
+        settings = self.settings
+        loaded = load_params(self.network, settings.weights, settings.model)
+        layers = [*settings.content_layers, *settings.style_layers]
+        layers += [layer for term in settings.terms for layer in term.layers]
+        params = self.network.prepare(loaded.params, self.dtype, layers)
+        if "auto" in (settings.model, settings.dtype):
+            # Another machine may choose otherwise, and then makes another image.
+            model = loaded.metadata["model"]
+            log.info(
+                "the network is %s in %s", model.upper() if model else self.network, self.dtype
+            )
+        if mesh := self.mesh(1):
+            if self.network.receptive_radius(params, layers) is None:
+                raise InputError(
+                    f"devices is {short_repr(settings.devices)} and {self.network} has no finite "
+                    "receptive radius, so its images cannot be divided; give 1"
+                )
+            params = replicate(params, mesh)
+        return LoadedParams(params, loaded.metadata)
+
+    @property
+    def params(self) -> PyTree:
+        """The network's parameters, prepared for the device."""
+        return self._loaded.params
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What names the network and its parameters, as JSON values."""
+        return self._loaded.metadata
+
+    @property
+    def dtype(self) -> str:
+        """The dtype in which the network computes."""
+        return resolve_dtype(self.settings.dtype).name
 
     @property
     def num_image_groups(self) -> int:
@@ -84,7 +117,9 @@ class Engine:
 
     def key(self, seed: int) -> Array | None:
         """Return the random key of a stochastic statistic."""
-        return jax.random.key(seed) if is_stochastic(self.statistic) else None
+        if not is_stochastic(self.statistic):
+            return None
+        return jax.random.fold_in(jax.random.key(seed), 1)  # The noise of the start has the seed's.
 
     def init_state(self, image: Float[Array, "h w 3"], seed: int) -> State:
         """Return the state of the optimization before the first step."""
@@ -108,32 +143,14 @@ class Engine:
 
 
 def make_engine(settings: Settings) -> Engine:
-    """Load the network and decide everything that does not belong to one image.
+    """Decide everything that does not belong to one image.
 
     Raises:
-        InputError: weights, devices or an optimizer that cannot be used.
+        InputError: devices or an optimizer that cannot be used.
     """
     statistic = make_statistic(settings.style_loss, settings.normalization)
     optimizer, name = _optimizer(settings, statistic)
-    layers = [*settings.content_layers, *settings.style_layers]
-    layers += [layer for term in settings.terms for layer in term.layers]
     network = settings.network or default_network(settings.pooling, settings.padding)
-    loaded = load_params(network, settings.weights, settings.model)
-    dtype = resolve_dtype(settings.dtype).name
-    params = network.prepare(loaded.params, dtype, layers)
-    if "auto" in (settings.model, settings.dtype):
-        # Another machine may choose otherwise, and then makes another image.
-        model = loaded.metadata["model"]
-        log.info("the network is %s in %s", model.upper() if model else network, dtype)
-    devices = _devices(settings)
-    if devices and network.receptive_radius(params, layers) is None:
-        raise InputError(
-            f"devices is {short_repr(settings.devices)} and {network} has no finite receptive "
-            "radius, so its images cannot be divided; give 1"
-        )
-    if devices:
-        mesh = settings.devices if isinstance(settings.devices, Mesh) else make_mesh(devices, 1)
-        params = replicate(params, mesh)
     ema_decay = settings.ema_decay
     if ema_decay is None:
         ema_decay = DEFAULT_EMA_DECAY if name == "adam" else 0.0
@@ -141,14 +158,11 @@ def make_engine(settings: Settings) -> Engine:
     return Engine(
         settings=settings,
         network=network,
-        params=params,
-        metadata=loaded.metadata,
-        dtype=dtype,
         statistic=statistic,
         optimizer=optimizer,
         optimizer_name=name,
         ema_decay=ema_decay,
-        devices=devices,
+        devices=_devices(settings),
         memory_limit=limit,
     )
 

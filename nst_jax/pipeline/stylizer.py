@@ -21,9 +21,9 @@ OnProgress = Callable[[Progress], bool | None]
 class Stylizer:
     """A network, its parameters and an optimizer, made once for many images.
 
-    The second image of the same shapes reads no weights, computes no targets of a style again,
-    and traces and compiles nothing. Targets of styles are kept by the content of the image and by
-    the level's shape, up to 256 MiB, and compiled programs up to 128.
+    The first job loads the weights. The second image of the same shapes reads no weights, computes
+    no targets of a style again, and traces and compiles nothing. Targets of styles are kept by the
+    content of the image and by the level's shape, up to 256 MiB, and compiled programs up to 128.
 
     Args:
         settings: see `Settings`. Those of the network, the losses' layers, the optimizer and the
@@ -32,7 +32,7 @@ class Stylizer:
         **overrides: single settings by name, over ``settings``.
 
     Raises:
-        InputError: weights, devices or an optimizer that cannot be used.
+        InputError: devices or an optimizer that cannot be used.
 
     >>> import numpy as np
     >>> photo, other, painting = np.random.default_rng(0).random((3, 16, 16, 3))
@@ -103,7 +103,8 @@ class Stylizer:
             **image_settings: single settings of these images.
 
         Raises:
-            InputError: an image or a setting that cannot be used, or a setting of the stylizer.
+            InputError: an image, a setting or weights that cannot be used, or a setting of the
+                stylizer.
 
         >>> import numpy as np
         >>> photo, painting = np.random.default_rng(0).random((2, 48, 64, 3))

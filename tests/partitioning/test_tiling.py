@@ -208,9 +208,9 @@ def test_the_line_search_of_optax_takes_the_tiled_loss(few):
     image, *args = few
     options = {"optimizer": optax.lbfgs(), "steps": 3}
     result = minimize(tiled_loss_fn(16), image, tuple(args), **options)
-    (total, _), _ = whole(result.iterate, *args)
-    assert result.history["total"][-1] == pytest.approx(float(total), rel=1e-4)
-    assert total < 0.9 * whole(image, *args)[0][0]
+    before, after = (float(whole(x, *args)[0][0]) for x in (image, result.iterate))
+    assert result.history["total"][0] == pytest.approx(before, rel=1e-4)
+    assert after < 0.9 * before
 
 
 def test_one_tile_size_is_one_function_without_constants(few):

@@ -191,7 +191,7 @@ def test_with_lbfgs_too_the_last_finite_image_is_saved(number, value, monkeypatc
 def test_lbfgs_refuses_a_trial_that_is_not_finite_and_finishes(monkeypatch):
     job = [word if word != "adam" else "lbfgs" for word in STYLIZE]
     with monkeypatch.context() as patch:
-        spoil(patch, ".iterate", np.nan, 4)
+        spoil(patch, ".iterate", np.nan, 6)
         ended = call(*job, "-o", OUT)
     assert ended.exit_code == 0, ended.output
     assert metadata(OUT)["steps_done"] == 8
