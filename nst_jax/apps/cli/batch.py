@@ -11,21 +11,14 @@ import click
 
 from nst_jax.apps.cli.options import (
     BATCH_OPTIONS,
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    CONTENT_OPTIONS,
     FILE,
     FILE_SECTION,
-    LEVEL_OPTIONS,
     OUT_OPTION,
     RESUME_OPTION,
-    SIZE_OPTIONS,
-    STYLE_OPTIONS,
-    WEIGHT_OPTIONS,
     SectionedCommand,
     pop_settings,
     section,
+    setting_options,
     with_options,
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Worker, resolve_worker
@@ -38,14 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["batch", "interpolate"]
 
 SHARED_OPTIONS: Final = (
-    *SIZE_OPTIONS,
-    *LEVEL_OPTIONS,
-    *WEIGHT_OPTIONS,
-    *CONTENT_INIT_OPTIONS,
-    *STYLE_OPTIONS,
-    *CONTENT_OPTIONS,
-    *COLOR_OPTIONS,
-    *COMMON_OPTIONS,
+    *setting_options(without={"style_weights", "masks", "mask_colors"}),
     *BATCH_OPTIONS,
 )
 

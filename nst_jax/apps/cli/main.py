@@ -11,39 +11,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from nst_jax.apps.cli.batch import batch, interpolate
 from nst_jax.apps.cli.doctor import doctor
 from nst_jax.apps.cli.options import (
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    CONTENT_OPTIONS,
     FILE,
-    INIT_OPTIONS,
     JOB_OPTIONS,
-    LEVEL_OPTIONS,
-    MASK_OPTIONS,
-    MIX_OPTIONS,
     OUT_OPTION,
-    SIZE_OPTIONS,
-    STYLE_OPTIONS,
-    WEIGHT_OPTIONS,
     SectionedCommand,
     pop_settings,
+    setting_options,
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
 from nst_jax.errors import DivergedError, InputError, escape, is_out_of_memory
-from nst_jax.settings import parse_bytes
+from nst_jax.kinds import parse_bytes
 
 __all__ = ["main"]
 
 log = logging.getLogger("nst_jax")
 
+BALANCE: Final = {"content_weight", "style_weight", "color_mode", "masks", "mask_colors"}
+CONTENT_SETTINGS: Final = {*BALANCE, "content_layers"}
+STYLE_SETTINGS: Final = {
+    *BALANCE,
+    *("min_size", "style_layers", "style_loss", "style_scales", "style_weights"),
+}
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -117,20 +113,7 @@ main.add_command(weights)
 @main.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(
-    OUT_OPTION,
-    SIZE_OPTIONS,
-    LEVEL_OPTIONS,
-    WEIGHT_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    MIX_OPTIONS,
-    MASK_OPTIONS,
-    STYLE_OPTIONS,
-    CONTENT_OPTIONS,
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    JOB_OPTIONS,
-)
+@with_options(OUT_OPTION, setting_options(), JOB_OPTIONS)
 def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
     """Stylize CONTENT with one or more STYLE images.
 
@@ -146,16 +129,7 @@ def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(
-    OUT_OPTION,
-    SIZE_OPTIONS,
-    LEVEL_OPTIONS,
-    INIT_OPTIONS,
-    MIX_OPTIONS,
-    STYLE_OPTIONS,
-    COMMON_OPTIONS,
-    JOB_OPTIONS,
-)
+@with_options(OUT_OPTION, setting_options(without=CONTENT_SETTINGS, from_noise=True), JOB_OPTIONS)
 def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Synthesize a square texture from one or more STYLE images, starting from noise."""
     from nst_jax.apps.cli.run import run_command
@@ -168,7 +142,7 @@ def texture(style: tuple[Path, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("content", type=FILE)
-@with_options(OUT_OPTION, SIZE_OPTIONS, INIT_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS, JOB_OPTIONS)
+@with_options(OUT_OPTION, setting_options(without=STYLE_SETTINGS, from_noise=True), JOB_OPTIONS)
 def reconstruct(content: Path, **options: Any) -> None:
     """Reconstruct CONTENT from its features alone, starting from noise: what the layers see."""
     from nst_jax.apps.cli.run import run_command
