@@ -38,11 +38,13 @@ __all__ = [
     "DEFAULT_LEARNING_RATE",
     "DEFAULT_STEPS",
     "ENGINE_SETTINGS",
+    "MACHINE_SETTINGS",
     "PAPER",
     "SETTINGS",
     "Setting",
     "Settings",
     "SettingsOverrides",
+    "option_name",
     "override",
     "parse_setting",
     "setting_text",
@@ -70,14 +72,14 @@ class Setting:
 
     Attributes:
         kind: the values that it takes.
-        engine: whether a `nst_jax.Stylizer` fixes it when it is made. The others belong to an
-            image.
+        belongs_to: ``image``; or ``engine``, what a `nst_jax.Stylizer` fixes when it is made; or
+            ``machine``, what it fixes too and what changes no image.
         none_word: what stands for None at the command line.
         option: its option, if the name differs from the setting's.
     """
 
     kind: Kind
-    engine: bool = False
+    belongs_to: Literal["image", "engine", "machine"] = "image"
     none_word: str = ""
     option: str = ""
 
@@ -199,30 +201,32 @@ class Settings:
     tv_weight: float = setting(0.0, kinds.WEIGHT)
     seed: int = setting(0, kinds.SEED)
     term_weights: Mapping[str, float] = setting({}, kinds.TERM_WEIGHTS)
-    content_layers: Mapping[str, float] = setting({"relu4_2": 1.0}, kinds.LAYERS, engine=True)
+    content_layers: Mapping[str, float] = setting(
+        {"relu4_2": 1.0}, kinds.LAYERS, belongs_to="engine"
+    )
     style_layers: Mapping[str, float] = setting(
-        dict.fromkeys(STYLE_LAYERS, 0.2), kinds.LAYERS, engine=True
+        dict.fromkeys(STYLE_LAYERS, 0.2), kinds.LAYERS, belongs_to="engine"
     )
     style_loss: StyleLossName | StyleStatistic | Mapping[StyleLossName | StyleStatistic, float] = (
-        setting("gram", kinds.STYLE_LOSS, engine=True)
+        setting("gram", kinds.STYLE_LOSS, belongs_to="engine")
     )
-    terms: Sequence[Term] = setting((), kinds.TERMS, engine=True)
+    terms: Sequence[Term] = setting((), kinds.TERMS, belongs_to="engine")
     normalization: Normalization = setting(
-        "target_energy", kinds.choice(Normalization), engine=True
+        "target_energy", kinds.choice(Normalization), belongs_to="engine"
     )
     optimizer: OptimizerName | optax.GradientTransformation = setting(
-        "auto", kinds.OPTIMIZER, engine=True
+        "auto", kinds.OPTIMIZER, belongs_to="engine"
     )
-    learning_rate: float | None = setting(None, kinds.LEARNING_RATE, engine=True)
-    ema_decay: float | None = setting(None, kinds.DECAY, engine=True)
-    model: ModelChoice = setting("auto", kinds.choice(ModelChoice), engine=True)
-    weights: Path | str | Weights | PyTree | None = setting(None, kinds.FILE, engine=True)
-    network: Network | None = setting(None, kinds.NETWORK, engine=True)
-    pooling: Pooling = setting("max", kinds.choice(Pooling), engine=True)
-    padding: Padding = setting("replicate", kinds.choice(Padding), engine=True)
-    dtype: DtypeChoice = setting("auto", kinds.choice(DtypeChoice), engine=True)
-    devices: int | Literal["all"] | Mesh = setting(1, kinds.DEVICES, engine=True)
-    memory_limit: str | int | None = setting(None, kinds.MEMORY, engine=True)
+    learning_rate: float | None = setting(None, kinds.LEARNING_RATE, belongs_to="engine")
+    ema_decay: float | None = setting(None, kinds.DECAY, belongs_to="engine")
+    model: ModelChoice = setting("auto", kinds.choice(ModelChoice), belongs_to="engine")
+    weights: Path | str | Weights | PyTree | None = setting(None, kinds.FILE, belongs_to="engine")
+    network: Network | None = setting(None, kinds.NETWORK, belongs_to="engine")
+    pooling: Pooling = setting("max", kinds.choice(Pooling), belongs_to="engine")
+    padding: Padding = setting("replicate", kinds.choice(Padding), belongs_to="engine")
+    dtype: DtypeChoice = setting("auto", kinds.choice(DtypeChoice), belongs_to="engine")
+    devices: int | Literal["all"] | Mesh = setting(1, kinds.DEVICES, belongs_to="machine")
+    memory_limit: str | int | None = setting(None, kinds.MEMORY, belongs_to="machine")
 
     def __post_init__(self) -> None:
         """Convert and check what can be checked without files."""
@@ -246,8 +250,10 @@ class Settings:
 
 SETTINGS: Final[Mapping[str, Setting]] = {f.name: f.metadata["setting"] for f in fields(Settings)}
 """What there is to know of each setting, by its name, in the order of `Settings`."""
-ENGINE_SETTINGS: Final = frozenset(name for name, about in SETTINGS.items() if about.engine)
+ENGINE_SETTINGS: Final = frozenset(n for n, x in SETTINGS.items() if x.belongs_to != "image")
 """What a `nst_jax.Stylizer` fixes when it is made; the other settings belong to an image."""
+MACHINE_SETTINGS: Final = frozenset(n for n, x in SETTINGS.items() if x.belongs_to == "machine")
+"""What decides how an image is computed, and not which image."""
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -334,6 +340,15 @@ def parse_setting(name: str, text: str) -> Any:
     except ValueError:
         form = f", as {kind.form}" if "," in kind.form else ""
         raise InputError(f"{name} is {short_repr(text)}; give {kind.expected}{form}") from None
+
+
+def option_name(name: str) -> str:
+    """Return the option of a setting.
+
+    >>> option_name("content_weight"), option_name("masks")
+    ('--content-weight', '--mask')
+    """
+    return SETTINGS[name].option or f"--{name.replace('_', '-')}"
 
 
 def setting_text(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from reliability.hostile import assert_clear, assert_each, attempt, refusal
 
 from nst_jax import Settings, images
 from nst_jax.apps.studio import reproduce
-from nst_jax.apps.studio.choices import Choices, hidden_settings
+from nst_jax.apps.studio.choices import control_values, hidden_settings
 
 pytestmark = pytest.mark.usefixtures("photo_folder")
 
@@ -60,7 +60,7 @@ def use(metadata):
     settings = reproduce.parse_metadata(metadata)
     assert isinstance(reproduce.missing_files(settings), str)
     assert isinstance(hidden_settings(settings), str)
-    Choices.of(settings, 2)
+    control_values(settings, 2)
     reproduce.command(settings, "a.png", ["b.png"], "out.png")
     reproduce.snippet(settings, "a.png", ["b.png"], "out.png")
     reproduce.settings_as_stopped(metadata)

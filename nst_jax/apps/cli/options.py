@@ -13,7 +13,15 @@ import click
 from click.core import ParameterSource
 
 from nst_jax.apps.cli.processes import PROCESS_OPTIONS
-from nst_jax.settings import PAPER, SETTINGS, Settings, override, parse_setting, setting_text
+from nst_jax.settings import (
+    PAPER,
+    SETTINGS,
+    Settings,
+    option_name,
+    override,
+    parse_setting,
+    setting_text,
+)
 
 __all__ = [
     "BATCH_OPTIONS",
@@ -109,7 +117,7 @@ def setting_options(
         else:
             kind = FILE if about.kind.parse is Path else SettingType(name)
         option = click.option(
-            about.option or f"--{name.replace('_', '-')}",
+            option_name(name),
             name,
             type=kind,
             multiple=name == "masks",
