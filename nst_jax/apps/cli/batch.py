@@ -72,10 +72,16 @@ def batch(
     continues a run that was stopped. A bad file is reported at the end and stops nothing. Several
     processes, as Slurm or MPI launches them, make a share each and do not wait for each other.
     """
-    from nst_jax.apps.cli.run import ProgressBar, enable_compilation_cache, stop_on_signal
+    from nst_jax.apps.cli.run import (
+        ProgressBar,
+        enable_compilation_cache,
+        show_notes,
+        stop_on_signal,
+    )
     from nst_jax.pipeline import list_images, plan_items, slice_for_worker, stylize_folder
 
     settings = pop_settings(options)
+    show_notes(quiet=quiet)
     for path in (*contents, *styles):
         if path.is_dir() and out.exists() and path.samefile(out):
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
@@ -168,12 +174,14 @@ def interpolate(
         checkpoint_path,
         enable_compilation_cache,
         setting_files,
+        show_notes,
         stop_on_signal,
     )
     from nst_jax.pipeline import Stylizer, run
     from nst_jax.pipeline.api import interpolation_job
 
     settings = pop_settings(options)
+    show_notes(quiet=quiet)
     check_outputs(out, [])
     panels = [out.with_name(f"{out.name}.{i + 1}.png") for i in range(num_images)]
     for path in (out, *panels):

@@ -35,6 +35,7 @@ __all__ = [
     "is_same_file",
     "run_command",
     "setting_files",
+    "show_notes",
     "stop_on_signal",
     "trim_folder",
 ]
@@ -75,7 +76,7 @@ def run_command(
     initialize_processes(options["coordinator"], options["num_processes"], options["process_id"])
     is_first = jax.process_index() == 0  # Of several processes, it writes the files.
     quiet = quiet or not is_first
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    show_notes(quiet=quiet)
     job = prepare()
     images.check_output_path(out, job.levels[-1].shape)
     with ExitStack() as stack:
@@ -122,6 +123,14 @@ def run_command(
         click.get_current_context().exit(130)
     if is_first:
         report_result(out, result)
+
+
+def show_notes(*, quiet: bool) -> None:
+    """Show what was decided, such as the network that ``auto`` chose, unless the user wants quiet.
+
+    Warnings are always shown.
+    """
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def exit_without_the_others(message: str) -> NoReturn:
