@@ -14,34 +14,7 @@ from nst_jax._types import OptimizerName, StyleLossName
 from nst_jax.errors import InputError, short_repr
 from nst_jax.term import check_terms
 
-__all__ = [
-    "DECAY",
-    "DEVICES",
-    "FILE",
-    "FILES",
-    "IMAGE",
-    "LAYERS",
-    "LEARNING_RATE",
-    "MAX_SIZE",
-    "MEMORY",
-    "MIN_SIZE",
-    "NAMES",
-    "NETWORK",
-    "OPTIMIZER",
-    "PIXELS",
-    "SCALES",
-    "SEED",
-    "STEPS",
-    "STYLE_LOSS",
-    "TERMS",
-    "TERM_WEIGHTS",
-    "WEIGHT",
-    "WEIGHTS",
-    "Kind",
-    "choice",
-    "parse_bytes",
-    "to_text",
-]
+__all__ = ["MAX_SIZE", "MIN_SIZE", "Kind", "choice", "parse_bytes", "to_text"]
 
 MIN_SIZE: Final = 16  # VGG's four poolings need this many pixels; other networks may need more.
 MAX_SIZE: Final = 2**17
@@ -228,50 +201,53 @@ def _parse_style_loss(text: str) -> str | dict[str, float]:
     return _parse_weights(text) if "," in text or ":" in text else text.strip()
 
 
-_FROM_0 = f"from 0 to {MAX_WEIGHT:g}"
-_LAYERS_FORM = "layer[:weight],…"
+def _integer(expected: str, is_valid: Callable[[int], bool], form: str) -> Kind:
+    return Kind(expected, operator.index, is_valid, int, form)
 
-PIXELS: Final = Kind(
+
+def _number(expected: str, is_valid: Callable[[float], bool]) -> Kind:
+    return Kind(expected, float, is_valid, float, "number")
+
+
+def _numbers(expected: str, are_valid: Callable[[tuple[float, ...]], bool]) -> Kind:
+    return Kind(expected, _floats, are_valid, _parse_items(float), "x1,x2,…")
+
+
+_FROM_0 = f"from 0 to {MAX_WEIGHT:g}"
+
+PIXELS: Final = _integer(
     f"a whole number of pixels from {MIN_SIZE} to {MAX_SIZE}",
-    operator.index,
     lambda value: MIN_SIZE <= value <= MAX_SIZE,
-    int,
     "pixels",
 )
 STEPS: Final = Kind(
-    f"a whole number from 0 to {MAX_STEPS}, or several",
-    _steps,
-    _are_steps,
-    _parse_steps,
-    "n1,n2,…",
+    f"a whole number from 0 to {MAX_STEPS}, or several", _steps, _are_steps, _parse_steps, "n1,n2,…"
 )
-WEIGHT: Final = Kind(f"a number {_FROM_0}", float, _is_weight, float, "number")
-WEIGHTS: Final = Kind(
+SEED: Final = _integer(
+    "a whole number from 0 to 2^32 - 1", lambda seed: 0 <= seed < 2**32, "integer"
+)
+WEIGHT: Final = _number(f"a number {_FROM_0}", _is_weight)
+LEARNING_RATE: Final = _number(
+    f"a finite number above 0, up to {MAX_WEIGHT:g}", lambda rate: 0 < rate <= MAX_WEIGHT
+)
+DECAY: Final = _number("a number from 0 to below 1", lambda decay: 0 <= decay < 1)
+WEIGHTS: Final = _numbers(
     f"numbers {_FROM_0}, at least one of them above 0",
-    _floats,
     lambda weights: all(map(_is_weight, weights)) and any(weights),
-    _parse_items(float),
-    "x1,x2,…",
 )
-SCALES: Final = Kind(
+SCALES: Final = _numbers(
     f"numbers above 0 and up to {MAX_STYLE_SCALE}",
-    _floats,
     lambda scales: all(0 < scale <= MAX_STYLE_SCALE for scale in scales),
-    _parse_items(float),
-    "x1,x2,…",
 )
-NAMES: Final = Kind("names of colors", _strings, bool, _parse_items(str), "c1,c2,…")
+COLORS: Final = Kind("names of colors", _strings, bool, _parse_items(str), "c1,c2,…")
 LAYERS: Final = Kind(
     f"layers with their weights, each {_FROM_0}",
-    _weights,
-    _are_weights,
-    _parse_weights,
-    _LAYERS_FORM,
+    *(_weights, _are_weights, _parse_weights, "layer[:weight],…"),
 )
 STYLE_LOSS: Final = Kind(
     f"{', '.join(get_args(StyleLossName))}, a nst_jax.losses.StyleStatistic, or several of them "
     "with weights",
-    _style_loss,
+    convert=_style_loss,
     parse=_parse_style_loss,
     form="name[:weight],…",
 )
@@ -281,30 +257,12 @@ TERM_WEIGHTS: Final = Kind(
 )
 OPTIMIZER: Final = Kind(
     f"{', '.join(get_args(OptimizerName))}, or an Optax transformation",
-    _optimizer,
+    convert=_optimizer,
     parse=str,
     choices=get_args(OptimizerName),
 )
-LEARNING_RATE: Final = Kind(
-    f"a finite number above 0, up to {MAX_WEIGHT:g}",
-    float,
-    lambda rate: 0 < rate <= MAX_WEIGHT,
-    float,
-    "number",
-)
-DECAY: Final = Kind(
-    "a number from 0 to below 1", float, lambda decay: 0 <= decay < 1, float, "number"
-)
-SEED: Final = Kind(
-    "a whole number from 0 to 2^32 - 1",
-    operator.index,
-    lambda seed: 0 <= seed < 2**32,
-    int,
-    "integer",
-)
 IMAGE: Final = Kind("an image", parse=str, form="text")
 FILE: Final = Kind("a file", parse=Path, form="path")
-FILES: Final = Kind("images", parse=Path, form="path")
 NETWORK: Final = Kind("a nst_jax.networks.Network", _network)
 DEVICES: Final = Kind(
     "a number from 1 up, all, or a jax.sharding.Mesh",

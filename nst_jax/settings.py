@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
 
 from nst_jax import kinds
@@ -22,8 +23,6 @@ from nst_jax.kinds import Kind, to_text
 from nst_jax.term import Term, check_named
 
 if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` needs neither.
-    from pathlib import Path
-
     import optax
     from jax.sharding import Mesh
     from jaxtyping import PyTree
@@ -38,6 +37,7 @@ __all__ = [
     "DEFAULT_LEARNING_RATE",
     "DEFAULT_STEPS",
     "ENGINE_SETTINGS",
+    "INITS",
     "MACHINE_SETTINGS",
     "PAPER",
     "SETTINGS",
@@ -47,6 +47,7 @@ __all__ = [
     "option_name",
     "override",
     "parse_setting",
+    "setting_files",
     "setting_text",
 ]
 
@@ -61,6 +62,8 @@ LEARNING_RATE_REFUSED: Final = (
     "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax transformation has "
     "its own"
 )
+INITS: Final = ("content", "noise", "gray")
+"""What ``init`` may be beside an image."""
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 T = TypeVar("T")
@@ -195,8 +198,8 @@ class Settings:
     init: ImageSource = setting("content", kinds.IMAGE)
     style_weights: tuple[float, ...] | None = setting(None, kinds.WEIGHTS)
     style_scales: tuple[float, ...] | None = setting(None, kinds.SCALES)
-    masks: ImageSource | Sequence[ImageSource] | None = setting(None, kinds.FILES, option="--mask")
-    mask_colors: tuple[str, ...] | None = setting(None, kinds.NAMES)
+    masks: ImageSource | Sequence[ImageSource] | None = setting(None, kinds.FILE, option="--mask")
+    mask_colors: tuple[str, ...] | None = setting(None, kinds.COLORS)
     color_mode: ColorMode = setting("style", kinds.choice(ColorMode))
     tv_weight: float = setting(0.0, kinds.WEIGHT)
     seed: int = setting(0, kinds.SEED)
@@ -340,6 +343,18 @@ def parse_setting(name: str, text: str) -> Any:
     except ValueError:
         form = f", as {kind.form}" if "," in kind.form else ""
         raise InputError(f"{name} is {short_repr(text)}; give {kind.expected}{form}") from None
+
+
+def setting_files(settings: Settings) -> list[str | Path]:
+    """Return the files that settings name: masks, the image to start from, weights.
+
+    >>> setting_files(Settings(masks=["sky.png"], init="noise", weights="vgg19.safetensors"))
+    ['sky.png', 'vgg19.safetensors']
+    """
+    masks = settings.masks if isinstance(settings.masks, list | tuple) else [settings.masks]
+    init = None if isinstance(settings.init, str) and settings.init in INITS else settings.init
+    named = [*masks, init, settings.weights]
+    return [value for value in named if isinstance(value, str | Path)]
 
 
 def option_name(name: str) -> str:

@@ -21,7 +21,7 @@ from nst_jax.apps.studio.choices import (
 )
 from nst_jax.errors import InputError
 from nst_jax.pipeline.levels import plan_levels
-from nst_jax.settings import PAPER, Settings
+from nst_jax.settings import PAPER, Settings, setting_files
 
 CHANGES = {
     "size": st.none() | st.integers(16, 4000),
@@ -206,5 +206,5 @@ def test_an_image_without_settings_is_refused(tmp_path, photos, text):
 def test_files_that_settings_name_are_reported():
     metadata = {"init": "image-3.png", "masks": ["mask-1.png"], "mask_colors": ["red"]}
     settings = reproduce.parse_metadata(json.loads(json.dumps(metadata)))
-    assert reproduce.missing_files(settings) == "mask-1.png, image-3.png"
-    assert reproduce.missing_files(Settings()) == ""
+    assert setting_files(settings) == ["mask-1.png", "image-3.png"]
+    assert setting_files(Settings()) == []

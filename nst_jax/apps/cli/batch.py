@@ -24,6 +24,7 @@ from nst_jax.apps.cli.options import (
 from nst_jax.apps.cli.processes import SHARD_OPTION, Worker, resolve_worker
 from nst_jax.errors import InputError, escape
 from nst_jax.files import parse_json
+from nst_jax.settings import setting_files
 
 if TYPE_CHECKING:
     from nst_jax.pipeline import Progress
@@ -173,7 +174,6 @@ def interpolate(
         check_outputs,
         checkpoint_path,
         enable_compilation_cache,
-        setting_files,
         show_notes,
         stop_on_signal,
     )
@@ -185,7 +185,7 @@ def interpolate(
     check_outputs(out, [])
     panels = [out.with_name(f"{out.name}.{i + 1}.png") for i in range(num_images)]
     for path in (out, *panels):
-        check_outputs(path, [content, *style, *setting_files(settings)])
+        check_outputs(path, [content, *style, *map(Path, setting_files(settings))])
     enable_compilation_cache()
     job = interpolation_job(Stylizer(settings), content, style, num_images=num_images)
     height, width = job.levels[-1].shape

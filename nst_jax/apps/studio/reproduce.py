@@ -22,7 +22,6 @@ from nst_jax.settings import (
 
 __all__ = [
     "command",
-    "missing_files",
     "parse_metadata",
     "read_settings",
     "settings_as_stopped",
@@ -148,15 +147,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def missing_files(settings: Settings) -> str:
-    """Say which images of these settings must be given again, or return an empty text."""
-    masks = settings.masks
-    names = [str(mask) for mask in masks] if isinstance(masks, list | tuple) else []
-    if settings.init not in ("content", "noise", "gray"):
-        names.append(str(settings.init))
-    return ", ".join(names)
 
 
 def _default_steps(num_levels: int) -> list[int]:

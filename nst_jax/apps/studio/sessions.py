@@ -19,7 +19,7 @@ from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask, wi
 from nst_jax.errors import InputError
 from nst_jax.pipeline import Job, Result, Stylizer
 from nst_jax.pipeline.job import prepare_job
-from nst_jax.settings import Settings
+from nst_jax.settings import INITS, Settings, setting_files
 
 __all__ = ["Entry", "Request", "Session", "Sessions"]
 
@@ -43,9 +43,7 @@ class Request:
     @property
     def made_files(self) -> list[Path]:
         """The files that the studio made for the job: a mask, or an image to continue from."""
-        masks = self.settings.masks
-        named = (*(masks if isinstance(masks, list) else ()), self.settings.init)
-        return [path for path in named if isinstance(path, Path)]
+        return [path for path in setting_files(self.settings) if isinstance(path, Path)]
 
     def job(self, stylizer_for: Callable[[Settings], Stylizer] = Stylizer) -> Job:
         """Prepare the job.
@@ -151,7 +149,7 @@ class Session:
             masks = [self._save_mask(mask) if keep_mask else mask]
             files = {"masks": masks, "mask_colors": MASK_COLORS[: len(paths)]}
         settings = chosen_settings(self.base, controls, **files)
-        if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
+        if not isinstance(settings.init, str) or settings.init not in INITS:
             raise InputError(f"init is {str(settings.init)!r}; choose a preset to start afresh")
         if continuing:
             if not self.entries:
