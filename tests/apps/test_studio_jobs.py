@@ -2,9 +2,11 @@
 
 import html
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,18 @@ import optax
 import PIL.Image
 import PIL.ImageColor
 import pytest
+from lazy import Lazy
 
 from nst_jax import images
 from nst_jax.apps.studio import reproduce, uploads
-from nst_jax.apps.studio.choices import chosen_settings, control_values
+from nst_jax.apps.studio.choices import (
+    MAX_STYLES,
+    PER_STYLE,
+    PRESETS,
+    SINGLE,
+    chosen_settings,
+    control_values,
+)
 from nst_jax.apps.studio.job_queue import MAX_WAITING, QueuedJob
 from nst_jax.apps.studio.render import live_view, loss_curve, message_view
 from nst_jax.apps.studio.sessions import Sessions
@@ -323,3 +333,24 @@ def test_the_curve_has_a_point_for_each_usable_loss_and_a_line_for_each_level():
     assert y[1] - y[0] == pytest.approx(y[2] - y[1])
     assert curve.count('class="level"') == 1
     assert loss_curve(losses[:1], np.array([28]), 10) == ""
+
+
+def test_settings_set_each_control_and_come_back(sessions):
+    gradio = pytest.importorskip("gradio")
+    events_of, page_of = Lazy("nst_jax.apps.studio.events"), Lazy("nst_jax.apps.studio.page")
+    with gradio.Blocks():
+        page = page_of.lay_out([], [])
+    events = events_of.Events(page, sessions)
+    tab = SimpleNamespace(session_hash="one")
+    names = [*SINGLE, *(name for name in PER_STYLE for _ in range(MAX_STYLES))]
+    assert len(page.controls) == len(names)
+    for preset in PRESETS:
+        updates = events.use_preset(tab, preset)
+        assert set(updates) == {*page.controls, page.hidden}
+        shown = [getattr(updates[control], "value", updates[control]) for control in page.controls]
+        paths = [{"path": str(sessions.root / name)} for name in ("content.png", "style.png")]
+        for path in paths:
+            shutil.copy(Path(path["path"]).name, path["path"])
+        values = (*paths, *[None] * (MAX_STYLES - 1), "", *shown)
+        request = events._request(sessions["one"], values, continuing=False)
+        assert request.settings == PRESETS[preset]
