@@ -15,6 +15,8 @@ from nst_jax.settings import (
     DEFAULT_EMA_DECAY,
     DEFAULT_LEARNING_RATE,
     DEFAULT_STEPS,
+    ENGINE_SETTINGS,
+    MACHINE_SETTINGS,
     SETTINGS,
     override,
     parse_setting,
@@ -156,6 +158,15 @@ def test_each_setting_is_described_in_its_order():
         sentence, default = descriptions[name]
         assert (20 < len(sentence) < 200, sentence[-1]) == (True, "."), name
         assert default or name in ("terms", "term_weights"), name
+
+
+def test_only_these_settings_may_differ_between_images_of_a_stylizer():
+    assert set(SETTINGS) - ENGINE_SETTINGS == {
+        *("size", "steps", "min_size", "content_weight", "style_weight", "tv_weight", "init"),
+        *("style_weights", "style_scales", "masks", "mask_colors", "color_mode", "seed"),
+        "term_weights",
+    }
+    assert {"devices", "memory_limit"} == MACHINE_SETTINGS < ENGINE_SETTINGS
 
 
 def test_the_descriptions_have_the_defaults_that_none_stands_for():
