@@ -4,6 +4,8 @@ from typing import Literal
 
 __all__ = [
     "ColorMode",
+    "DtypeChoice",
+    "ModelChoice",
     "ModelName",
     "Normalization",
     "OptimizerName",
@@ -15,6 +17,12 @@ __all__ = [
 
 ColorMode = Literal["style", "luminance", "match", "histogram"]
 """Where the colors of the result come from: see `nst_jax.images.color.apply_color_mode`."""
+
+DtypeChoice = Literal["auto", "float32", "bfloat16"]
+"""The dtype of the network, or the one that is fast on the device."""
+
+ModelChoice = Literal["auto", "vgg19", "vgg16"]
+"""A network, or VGG19 if it is available and VGG16 otherwise."""
 
 ModelName = Literal["vgg16", "vgg19"]
 

@@ -2,13 +2,26 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import optax
 import pytest
 
 from nst_jax import PAPER, InputError, Settings
-from nst_jax.settings import override, parse_bytes
+from nst_jax.apps.cli.options import describe_settings
+from nst_jax.kinds import parse_bytes
+from nst_jax.settings import (
+    DEFAULT_EMA_DECAY,
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_STEPS,
+    ENGINE_SETTINGS,
+    MACHINE_SETTINGS,
+    SETTINGS,
+    override,
+    parse_setting,
+    setting_text,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -29,7 +42,7 @@ INVALID = [  # settings, and what their message must contain
     ({"optimizer": "adam", "learning_rate": INF}, "learning_rate is inf"),
     ({"learning_rate": 0.02, "optimizer": "lbfgs"}, "learning_rate is for adam"),
     ({"learning_rate": 0.02, "optimizer": optax.sgd(0.1)}, "learning_rate is for adam"),
-    ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose auto, lbfgs, lbfgs-pixels, adam"),
+    ({"optimizer": "sgd"}, "optimizer is 'sgd'; give auto, lbfgs, lbfgs-pixels, adam"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number from 0 to below 1"),
     ({"color_mode": "content"}, "give one of style, luminance, match, histogram"),
     ({"normalization": "raw"}, "normalization is 'raw'; give one of target_energy, none"),
@@ -135,3 +148,66 @@ def test_amounts_of_memory_are_parsed(limit, num_bytes):
 def test_other_amounts_of_memory_are_refused(limit):
     with pytest.raises(InputError, match=r"memory_limit is .*; give an amount such as 8GB"):
         parse_bytes(limit)
+
+
+def test_each_setting_is_described_in_its_order():
+    attributes = Settings.__doc__.partition("Attributes:")[2].partition("Raises:")[0]
+    assert re.findall(r"^ {8}(\w+): ", attributes, re.MULTILINE) == list(SETTINGS)
+    descriptions = describe_settings()
+    for name in SETTINGS:
+        sentence, default = descriptions[name]
+        assert (20 < len(sentence) < 200, sentence[-1]) == (True, "."), name
+        assert default or name in ("terms", "term_weights"), name
+
+
+def test_only_these_settings_may_differ_between_images_of_a_stylizer():
+    assert set(SETTINGS) - ENGINE_SETTINGS == {
+        *("size", "steps", "min_size", "content_weight", "style_weight", "tv_weight", "init"),
+        *("style_weights", "style_scales", "masks", "mask_colors", "color_mode", "seed"),
+        "term_weights",
+    }
+    assert {"devices", "memory_limit"} == MACHINE_SETTINGS < ENGINE_SETTINGS
+
+
+def test_the_descriptions_have_the_defaults_that_none_stands_for():
+    defaults = {name: default for name, (_, default) in describe_settings().items()}
+    assert defaults["steps"] == setting_text("steps", DEFAULT_STEPS)
+    assert defaults["learning_rate"] == str(DEFAULT_LEARNING_RATE)
+    assert DEFAULT_EMA_DECAY == {"adam": 0.9}
+    assert defaults["ema_decay"] == "0.9 with adam, 0 (no average) with any other optimizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("size", "original", None),
+        ("min_size", "none", None),
+        ("steps", "7", 7),
+        ("steps", "200, 100", (200, 100)),
+        ("style_weights", "2", (2.0,)),
+        ("mask_colors", "red, #00f", ("red", "#00f")),
+        ("style_layers", "relu1_1:0.4, relu2_1", {"relu1_1": 0.4, "relu2_1": 1.0}),
+        ("style_loss", "sliced", "sliced"),
+        ("style_loss", "gram:1", {"gram": 1.0}),
+        ("devices", "all", "all"),
+    ],
+)
+def test_a_text_of_the_command_line_is_a_value(name, text, value):
+    assert parse_setting(name, text) == value
+    assert parse_setting(name, setting_text(name, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("size", "none", "size is 'none'; give a whole number of pixels from 16 to 131072"),
+        ("steps", "1,x", "steps is '1,x'; give a whole number from 0 to 1000000, or several, as"),
+        ("content_weight", "", "content_weight is ''; give a number from 0 to 1e+30"),
+        ("style_layers", "a:1,a", "'a:1,a' names 'a' twice; name it once"),
+        ("style_layers", "a:", "style_layers is 'a:'; give layers with their weights, each from"),
+    ],
+)
+def test_a_text_of_another_form_is_refused(name, text, message):
+    with pytest.raises(InputError) as caught:
+        parse_setting(name, text)
+    assert message in str(caught.value)

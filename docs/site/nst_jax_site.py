@@ -171,7 +171,12 @@ def fields(tree: ast.ClassDef, value: Any) -> list[str]:
     """Return the fields of a dataclass or named tuple, as arguments."""
     parts = [part for part in tree.body if isinstance(part, ast.AnnAssign)]
     for part in parts:
-        if isinstance(part.value, ast.Call) and ast.unparse(part.value.func) == "field":
+        if not isinstance(part.value, ast.Call):
+            continue
+        function = ast.unparse(part.value.func)
+        if function == "setting":  # of `nst_jax.Settings`; the first argument is the default
+            part.value = part.value.args[0]
+        elif function == "field":
             values = {keyword.arg: keyword.value for keyword in part.value.keywords}
             factory = ast.Constant(...) if "default_factory" in values else None
             part.value = values.get("default", factory)

@@ -22,6 +22,7 @@ from nst_jax.optimize import History, State, to_host
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.job import Job
 from nst_jax.pipeline.result import style_metadata
+from nst_jax.settings import MACHINE_SETTINGS
 
 __all__ = ["Checkpoint", "index_of", "load", "remove", "save"]
 
@@ -169,8 +170,7 @@ def _identity(job: Job, index: int, num_images: int) -> dict[str, Any]:
     identity = job.metadata | {
         "styles": None,
         "style_weights": None,
-        "devices": None,
-        "memory_limit": None,  # After a job ran out of memory, a smaller one may help.
+        **dict.fromkeys(MACHINE_SETTINGS),  # After a job ran out of memory, a smaller limit helps.
         "images": [style_metadata(job, mix) for mix in mixes],
         "pixels": [*job.hashes.shared, *(job.hashes.styles[i] for i in used if job.styles)],
         "transformation": fingerprint(job.engine.optimizer),

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.errors import InputError, short_repr
+from nst_jax.kinds import parse_bytes
 from nst_jax.losses import StyleStatistic
 from nst_jax.losses.statistics import is_stochastic, make_statistic
 from nst_jax.networks.device import resolve_dtype
@@ -20,14 +21,18 @@ from nst_jax.optimize import Optimizer, State, init_state, pyramid_lbfgs
 from nst_jax.partitioning import check_mesh, make_mesh, replicate
 from nst_jax.partitioning.sharding import IMAGES
 from nst_jax.pipeline.caches import ArrayCache, Executables
-from nst_jax.settings import ENGINE_SETTINGS, LEARNING_RATE_REFUSED, Settings, parse_bytes
+from nst_jax.settings import (
+    DEFAULT_EMA_DECAY,
+    DEFAULT_LEARNING_RATE,
+    ENGINE_SETTINGS,
+    LEARNING_RATE_REFUSED,
+    Settings,
+)
 
 __all__ = ["Engine", "make_engine"]
 
 log = logging.getLogger("nst_jax")
 
-DEFAULT_LEARNING_RATE: Final = 0.01
-DEFAULT_EMA_DECAY: Final = 0.9
 LBFGS_MEMORY: Final = 10
 
 
@@ -153,7 +158,7 @@ def make_engine(settings: Settings) -> Engine:
     network = settings.network or default_network(settings.pooling, settings.padding)
     ema_decay = settings.ema_decay
     if ema_decay is None:
-        ema_decay = DEFAULT_EMA_DECAY if name == "adam" else 0.0
+        ema_decay = DEFAULT_EMA_DECAY.get(name, 0.0)
     limit = None if settings.memory_limit is None else parse_bytes(settings.memory_limit)
     return Engine(
         settings=settings,

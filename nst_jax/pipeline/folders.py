@@ -154,10 +154,10 @@ def stylize_folder(
     cat-ink.png None
     """
     folder = Path(folder)
-    stylizer = Stylizer(settings, **overrides)
     items = plan_items(_as_paths(contents), _as_paths(styles), folder, suffix)
     _check_items(items, folder)
     items = slice_for_worker(items, *worker)
+    stylizer = Stylizer(settings, **overrides)  # It reads the network, which takes a while.
     checkpoint = folder / CHECKPOINT_NAME
     rank, size = worker
     if size > 1:

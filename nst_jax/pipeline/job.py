@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32
 from nst_jax import images
 from nst_jax.errors import InputError
 from nst_jax.images import ImageData, ImageSource, color
+from nst_jax.kinds import MIN_SIZE
 from nst_jax.losses import LossWeights
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.pipeline.arrays import term_arrays
@@ -24,7 +25,7 @@ from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.engine import Engine
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
 from nst_jax.pipeline.memory import check_pixels_fit
-from nst_jax.settings import MIN_SIZE, Settings
+from nst_jax.settings import Settings
 from nst_jax.term import check_named
 
 __all__ = [

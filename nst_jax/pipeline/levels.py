@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from nst_jax.errors import InputError
 from nst_jax.images import fit_longest_side
-from nst_jax.settings import DEFAULT_STEPS, MIN_SIZE, Settings
+from nst_jax.kinds import MIN_SIZE
+from nst_jax.settings import DEFAULT_STEPS, Settings
 
 __all__ = ["LevelSpec", "level_shapes", "plan_levels"]
 

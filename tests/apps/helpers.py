@@ -40,11 +40,14 @@ def make(*arguments, out="out.png"):
 
 
 def error_line(*arguments):
-    """Run a command that must fail with exit code 2; return its one line about the error."""
+    """Run a command that must fail with exit code 2; return its one line about the error.
+
+    Notes of what the job decided before may be above it.
+    """
     result = call(*arguments)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert (result.exit_code, result.stdout) == (2, ""), result.output
-    *usage, line = result.stderr.splitlines()
+    *usage, line = [x for x in result.stderr.splitlines() if not x.startswith("note: ")]
     assert line.lower().startswith("error: ")
     assert not usage or usage[0].startswith("Usage: ")
     return line

@@ -38,6 +38,15 @@ def test_bad_files_are_counted_at_the_end_and_stop_nothing():
     assert (made["content"], made["styles"]) == ("content.png", ["other.png"])
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_note_says_once_what_auto_is(quiet):
+    command = [word for word in JOB if quiet or word != "-q"]
+    result = call(*command, "--dtype", "auto", "--steps", "0", "-o", "out")
+    assert result.stdout == "out: 2 images made, 0 skipped, 0 failed\n"
+    note = f"note: the network is VGG16 in {metadata('out/content-other.png')['dtype']}"
+    assert result.stderr.count(note) == (0 if quiet else 1)
+
+
 def test_an_image_that_exists_stays():
     Path("out/deeper").mkdir(parents=True)
     Path("out/deeper/content-style.webp").write_bytes(b"mine")

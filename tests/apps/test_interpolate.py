@@ -30,6 +30,13 @@ def test_a_strip_goes_from_the_first_style_to_the_last():
     assert [made.get("style_weights") for made in metadata("out.png")] == [None, [0.5, 0.5], None]
 
 
+def test_a_note_says_what_auto_is():
+    command = (*(word for word in JOB if word != "-q"), "--dtype", "auto", "--steps", "0")
+    result = call(*command, "-o", "out.png")
+    dtype = metadata("out.png")[0]["dtype"]
+    assert result.stderr.count(f"note: the network is VGG16 in {dtype}\n") == 1
+
+
 def test_a_stop_in_the_second_image_resumes_to_the_same_strip(monkeypatch):
     whole = make(*JOB, out="whole.png")
     with monkeypatch.context() as patch:

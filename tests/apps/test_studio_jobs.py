@@ -2,9 +2,11 @@
 
 import html
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,18 @@ import optax
 import PIL.Image
 import PIL.ImageColor
 import pytest
+from lazy import Lazy
 
 from nst_jax import images
 from nst_jax.apps.studio import reproduce, uploads
-from nst_jax.apps.studio.choices import Choices
+from nst_jax.apps.studio.choices import (
+    MAX_STYLES,
+    PER_STYLE,
+    PRESETS,
+    SINGLE,
+    chosen_settings,
+    control_values,
+)
 from nst_jax.apps.studio.job_queue import MAX_WAITING, QueuedJob
 from nst_jax.apps.studio.render import live_view, loss_curve, message_view
 from nst_jax.apps.studio.sessions import Sessions
@@ -34,8 +44,8 @@ BASE = Settings(
     style_layers={"relu1_1": 1.0},
     content_layers={"relu1_2": 1.0},
 )
-CHOICES = replace(Choices.of(BASE, 1), size=40, steps="12,6", model="vgg16")
-SETTINGS = CHOICES.settings(BASE)
+CONTROLS = control_values(BASE, 1) | {"size": 40, "steps": "12,6", "model": "vgg16"}
+SETTINGS = chosen_settings(BASE, CONTROLS)
 
 
 @pytest.fixture
@@ -181,7 +191,7 @@ def test_two_tabs_at_once_keep_their_own_images(sessions):
     tabs = {}
     for name, photo, size in (("one", "content.png", 40), ("two", "other.png", 48)):
         session = make_session(sessions, name)
-        request = session.request(photo, ["style.png"], replace(CHOICES, size=size))
+        request = session.request(photo, ["style.png"], CONTROLS | {"size": size})
         tabs[name] = (session, request, sessions.submit(session, request))
     for name, (session, request, run) in tabs.items():
         session.keep(request, last(run).result)
@@ -194,7 +204,7 @@ def test_two_tabs_at_once_keep_their_own_images(sessions):
 
 def test_a_tab_that_closes_stops_its_job_and_leaves_no_files(sessions):
     session = make_session(sessions, "one")
-    slow = replace(CHOICES, steps="100000", size=48)
+    slow = CONTROLS | {"steps": "100000", "size": 48}
     request = session.request("content.png", ["style.png"], slow)
     run = sessions.submit(session, request)
     updates = run.follow()
@@ -210,7 +220,7 @@ def test_a_tab_that_closes_stops_its_job_and_leaves_no_files(sessions):
 
 def test_an_image_of_the_history_is_made_again_and_read_back(sessions):
     session = make_session(sessions, "one")
-    request = session.request("content.png", ["style.png"], CHOICES)
+    request = session.request("content.png", ["style.png"], CONTROLS)
     entry = session.keep(request, request.job() and stylize("content.png", "style.png", SETTINGS))
     assert entry.path.name == "image-1.png"
     found = reproduce.parse_metadata(reproduce.read_settings(entry.path))
@@ -222,13 +232,13 @@ def test_an_image_of_the_history_is_made_again_and_read_back(sessions):
 def test_continuing_starts_from_the_image_on_the_page(sessions):
     session = make_session(sessions, "one")
     with pytest.raises(InputError, match="no image to continue from"):
-        session.request("content.png", ["style.png"], CHOICES, continuing=True)
+        session.request("content.png", ["style.png"], CONTROLS, continuing=True)
     for _ in range(2):
-        request = session.request("content.png", ["style.png"], CHOICES)
+        request = session.request("content.png", ["style.png"], CONTROLS)
         session.keep(request, stylize("content.png", "style.png", SETTINGS))
     session.shown = 0
     request = session.request(
-        "content.png", ["other.png"], replace(CHOICES, content_weight=0.5), continuing=True
+        "content.png", ["other.png"], CONTROLS | {"content_weight": 0.5}, continuing=True
     )
     assert (request.settings.init, request.settings.content_weight) == (
         session.entries[0].path,
@@ -248,7 +258,7 @@ def test_a_painted_mask_is_a_file_of_the_job(sessions):
     for columns, color in ((slice(6), MASK_COLORS[0]), (slice(6, 12), MASK_COLORS[1])):
         layer[:, columns] = (*PIL.ImageColor.getrgb(color), 255)
     session.layers = [layer]
-    two = replace(CHOICES, mixes=(1.0, 1.0), strokes=(1.0, 1.0))
+    two = CONTROLS | {"style_weights": (1.0, 1.0), "style_scales": (1.0, 1.0)}
     request = session.request("content.png", ["style.png", "other.png"], two)
     job = request.job()
     middle = job.masks[:, 15]  # of 30 rows; 40 columns, of which the last ten are the photo's
@@ -275,7 +285,7 @@ def test_a_painted_mask_is_a_file_of_the_job(sessions):
 )
 def test_a_missing_image_is_named(sessions, photo, styles, message):
     with pytest.raises(InputError, match=f"^{message}$"):
-        make_session(sessions, "one").request(photo, styles, CHOICES)
+        make_session(sessions, "one").request(photo, styles, CONTROLS)
 
 
 def test_a_bad_file_is_named_without_its_folder(tmp_path, monkeypatch):
@@ -323,3 +333,24 @@ def test_the_curve_has_a_point_for_each_usable_loss_and_a_line_for_each_level():
     assert y[1] - y[0] == pytest.approx(y[2] - y[1])
     assert curve.count('class="level"') == 1
     assert loss_curve(losses[:1], np.array([28]), 10) == ""
+
+
+def test_settings_set_each_control_and_come_back(sessions):
+    gradio = pytest.importorskip("gradio")
+    events_of, page_of = Lazy("nst_jax.apps.studio.events"), Lazy("nst_jax.apps.studio.page")
+    with gradio.Blocks():
+        page = page_of.lay_out([], [])
+    events = events_of.Events(page, sessions)
+    tab = SimpleNamespace(session_hash="one")
+    names = [*SINGLE, *(name for name in PER_STYLE for _ in range(MAX_STYLES))]
+    assert len(page.controls) == len(names)
+    for preset in PRESETS:
+        updates = events.use_preset(tab, preset)
+        assert set(updates) == {*page.controls, page.hidden}
+        shown = [getattr(updates[control], "value", updates[control]) for control in page.controls]
+        paths = [{"path": str(sessions.root / name)} for name in ("content.png", "style.png")]
+        for path in paths:
+            shutil.copy(Path(path["path"]).name, path["path"])
+        values = (*paths, *[None] * (MAX_STYLES - 1), "", *shown)
+        request = events._request(sessions["one"], values, continuing=False)
+        assert request.settings == PRESETS[preset]

@@ -12,10 +12,16 @@ import nst_jax
 from nst_jax.apps.cli.main import main
 from nst_jax.apps.cli.options import pop_settings
 from nst_jax.apps.studio import reproduce
-from nst_jax.apps.studio.choices import PRESETS, Choices, continued, hidden_settings
+from nst_jax.apps.studio.choices import (
+    PRESETS,
+    chosen_settings,
+    continued,
+    control_values,
+    hidden_settings,
+)
 from nst_jax.errors import InputError
 from nst_jax.pipeline.levels import plan_levels
-from nst_jax.settings import PAPER, Settings
+from nst_jax.settings import PAPER, Settings, setting_files
 
 CHANGES = {
     "size": st.none() | st.integers(16, 4000),
@@ -89,22 +95,22 @@ def test_a_command_names_each_mask():
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_controls_and_the_hidden_settings_are_all_of_a_preset(name):
     preset = PRESETS[name]
-    choices = Choices.of(preset, 1)
-    assert choices.settings(preset) == preset
+    assert chosen_settings(preset, control_values(preset, 1)) == preset
     assert bool(hidden_settings(preset)) == (preset is PAPER)
 
 
 def test_hidden_settings_are_named():
     base = Settings(tv_weight=0.5, min_size=None, size=100, init="noise")
-    assert hidden_settings(base) == "min_size none, tv_weight 0.5, init noise"
+    assert hidden_settings(base) == "min_size none, init noise, tv_weight 0.5"
     assert hidden_settings(Settings()) == ""
 
 
 def test_equal_shares_and_strokes_of_one_are_the_default():
-    choices = Choices.of(Settings(), 3)
-    assert (choices.mixes, choices.strokes) == ((1, 1, 1), (1, 1, 1))
-    assert choices.settings(Settings()) == Settings()
-    settings = replace(choices, mixes=(1, 0.5, 0), strokes=(1, 2, 1)).settings(Settings())
+    values = control_values(Settings(), 3)
+    assert (values["style_weights"], values["style_scales"]) == ((1, 1, 1), (1, 1, 1))
+    assert chosen_settings(Settings(), values) == Settings()
+    values |= {"style_weights": [1, 0.5, 0], "style_scales": [1, 2, 1]}
+    settings = chosen_settings(Settings(), values)
     assert (settings.style_weights, settings.style_scales) == ((1, 0.5, 0), (1, 2, 1))
 
 
@@ -117,15 +123,18 @@ def test_equal_shares_and_strokes_of_one_are_the_default():
         ({"style_loss": "oil"}, "^style_loss is 'oil'"),
         ({"size": 3}, "^size is 3; give a whole number of pixels from 16"),
         ({"content_weight": -1.0}, "^content_weight is"),
-        ({"mixes": (0.0, 0.0)}, "^style_weights is"),
-        ({"strokes": (11.0, 1.0)}, "^style_scales is"),
+        ({"style_weights": (0.0, 0.0)}, "^style_weights is"),
+        ({"style_scales": (11.0, 1.0)}, "^style_scales is"),
+        ({"style_scales": (None, 1.0)}, "^style_scales is"),
         ({"color_mode": "sepia"}, "^color_mode is"),
+        ({"size": None}, "^size is empty; give it a value"),
+        ({"seed": None}, "^seed is empty; give it a value"),
     ],
 )
-def test_a_choice_out_of_range_is_named(change, message):
-    choices = replace(Choices.of(Settings(), 2), **change)
+def test_a_control_out_of_range_is_named(change, message):
+    values = control_values(Settings(), 2) | change
     with pytest.raises(InputError, match=message):
-        choices.settings(Settings())
+        chosen_settings(Settings(), values)
 
 
 def test_continuing_takes_the_steps_of_the_levels_from_the_image_up():
@@ -197,5 +206,5 @@ def test_an_image_without_settings_is_refused(tmp_path, photos, text):
 def test_files_that_settings_name_are_reported():
     metadata = {"init": "image-3.png", "masks": ["mask-1.png"], "mask_colors": ["red"]}
     settings = reproduce.parse_metadata(json.loads(json.dumps(metadata)))
-    assert reproduce.missing_files(settings) == "mask-1.png, image-3.png"
-    assert reproduce.missing_files(Settings()) == ""
+    assert setting_files(settings) == ["mask-1.png", "image-3.png"]
+    assert setting_files(Settings()) == []

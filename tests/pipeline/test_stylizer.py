@@ -9,7 +9,6 @@ from nst_jax import InputError, Settings, Stylizer, collect, stylize
 from nst_jax.networks import load as network_files
 from nst_jax.pipeline import targets
 from nst_jax.pipeline.caches import ArrayCache, Executables
-from nst_jax.settings import ENGINE_SETTINGS
 
 
 @pytest.fixture
@@ -95,10 +94,6 @@ def test_a_setting_of_the_stylizer_is_refused_for_an_image(stylizer, content, st
     value = getattr(stylizer.settings, name)
     with pytest.raises(InputError, match=f"{name} belongs to the stylizer .*; make another one"):
         stylizer(content, styles[0], **{name: value})
-
-
-def test_each_setting_belongs_to_the_stylizer_or_to_an_image():
-    assert set(Settings.__dataclass_fields__) >= ENGINE_SETTINGS
 
 
 def test_jobs_run_one_after_another_from_a_generator(stylizer, content, styles, alone):

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import threading
 import urllib.request
-from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -20,7 +19,7 @@ from filelock import FileLock
 from lazy import Lazy
 from reliability.faults import exhaust, fail_with
 
-from nst_jax.apps.studio.choices import MAX_STYLES, Choices
+from nst_jax.apps.studio.choices import MAX_STYLES, chosen_settings, control_values
 from nst_jax.apps.studio.job_queue import QueuedJob
 from nst_jax.apps.studio.sessions import Sessions
 from nst_jax.apps.studio.uploads import MASK_COLORS
@@ -39,8 +38,8 @@ BASE = Settings(
     style_layers={"relu1_1": 1.0},
     content_layers={"relu1_2": 1.0},
 )
-CHOICES = replace(Choices.of(BASE, 1), size=32, steps="3,5", model="vgg16")
-SETTINGS = CHOICES.settings(BASE)
+CONTROLS = control_values(BASE, 1) | {"size": 32, "steps": "3,5", "model": "vgg16"}
+SETTINGS = chosen_settings(BASE, CONTROLS)
 PAGE = SimpleNamespace(
     **{
         name: name

@@ -9,7 +9,8 @@ from reliability.hostile import assert_clear, assert_each, attempt, refusal
 
 from nst_jax import Settings, images
 from nst_jax.apps.studio import reproduce
-from nst_jax.apps.studio.choices import Choices, hidden_settings
+from nst_jax.apps.studio.choices import control_values, hidden_settings
+from nst_jax.settings import setting_files
 
 pytestmark = pytest.mark.usefixtures("photo_folder")
 
@@ -58,9 +59,9 @@ def write_settings(text, path="bad.png"):
 def use(metadata):
     """Do what the studio does with the settings of an image."""
     settings = reproduce.parse_metadata(metadata)
-    assert isinstance(reproduce.missing_files(settings), str)
+    assert all(isinstance(name, str) for name in setting_files(settings))
     assert isinstance(hidden_settings(settings), str)
-    Choices.of(settings, 2)
+    control_values(settings, 2)
     reproduce.command(settings, "a.png", ["b.png"], "out.png")
     reproduce.snippet(settings, "a.png", ["b.png"], "out.png")
     reproduce.settings_as_stopped(metadata)

@@ -11,26 +11,20 @@ import click
 
 from nst_jax.apps.cli.options import (
     BATCH_OPTIONS,
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    CONTENT_OPTIONS,
     FILE,
     FILE_SECTION,
-    LEVEL_OPTIONS,
     OUT_OPTION,
     RESUME_OPTION,
-    SIZE_OPTIONS,
-    STYLE_OPTIONS,
-    WEIGHT_OPTIONS,
     SectionedCommand,
     pop_settings,
     section,
+    setting_options,
     with_options,
 )
 from nst_jax.apps.cli.processes import SHARD_OPTION, Worker, resolve_worker
 from nst_jax.errors import InputError, escape
 from nst_jax.files import parse_json
+from nst_jax.settings import setting_files
 
 if TYPE_CHECKING:
     from nst_jax.pipeline import Progress
@@ -38,14 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["batch", "interpolate"]
 
 SHARED_OPTIONS: Final = (
-    *SIZE_OPTIONS,
-    *LEVEL_OPTIONS,
-    *WEIGHT_OPTIONS,
-    *CONTENT_INIT_OPTIONS,
-    *STYLE_OPTIONS,
-    *CONTENT_OPTIONS,
-    *COLOR_OPTIONS,
-    *COMMON_OPTIONS,
+    *setting_options(without={"style_weights", "masks", "mask_colors"}),
     *BATCH_OPTIONS,
 )
 
@@ -86,10 +73,16 @@ def batch(
     continues a run that was stopped. A bad file is reported at the end and stops nothing. Several
     processes, as Slurm or MPI launches them, make a share each and do not wait for each other.
     """
-    from nst_jax.apps.cli.run import ProgressBar, enable_compilation_cache, stop_on_signal
+    from nst_jax.apps.cli.run import (
+        ProgressBar,
+        enable_compilation_cache,
+        show_notes,
+        stop_on_signal,
+    )
     from nst_jax.pipeline import list_images, plan_items, slice_for_worker, stylize_folder
 
     settings = pop_settings(options)
+    show_notes(quiet=quiet)
     for path in (*contents, *styles):
         if path.is_dir() and out.exists() and path.samefile(out):
             raise InputError(f"the folder {str(out)!r} is also an input; choose another")
@@ -181,17 +174,18 @@ def interpolate(
         check_outputs,
         checkpoint_path,
         enable_compilation_cache,
-        setting_files,
+        show_notes,
         stop_on_signal,
     )
     from nst_jax.pipeline import Stylizer, run
     from nst_jax.pipeline.api import interpolation_job
 
     settings = pop_settings(options)
+    show_notes(quiet=quiet)
     check_outputs(out, [])
     panels = [out.with_name(f"{out.name}.{i + 1}.png") for i in range(num_images)]
     for path in (out, *panels):
-        check_outputs(path, [content, *style, *setting_files(settings)])
+        check_outputs(path, [content, *style, *map(Path, setting_files(settings))])
     enable_compilation_cache()
     job = interpolation_job(Stylizer(settings), content, style, num_images=num_images)
     height, width = job.levels[-1].shape

@@ -7,43 +7,42 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nst_jax.apps.cli.batch import batch, interpolate
 from nst_jax.apps.cli.doctor import doctor
 from nst_jax.apps.cli.options import (
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    CONTENT_OPTIONS,
     FILE,
-    INIT_OPTIONS,
     JOB_OPTIONS,
-    LEVEL_OPTIONS,
-    MASK_OPTIONS,
-    MIX_OPTIONS,
     OUT_OPTION,
-    SIZE_OPTIONS,
-    STYLE_OPTIONS,
-    WEIGHT_OPTIONS,
     SectionedCommand,
     pop_settings,
+    setting_options,
     with_options,
 )
 from nst_jax.apps.cli.weights import weights
 from nst_jax.errors import DivergedError, InputError, escape, is_out_of_memory
-from nst_jax.settings import parse_bytes
+from nst_jax.kinds import parse_bytes
+
+if TYPE_CHECKING:
+    from nst_jax.pipeline import Job, Stylizer
 
 __all__ = ["main"]
 
 log = logging.getLogger("nst_jax")
 
+BALANCE: Final = {"content_weight", "style_weight", "color_mode", "masks", "mask_colors"}
+CONTENT_SETTINGS: Final = {*BALANCE, "content_layers"}
+STYLE_SETTINGS: Final = {
+    *BALANCE,
+    *("min_size", "style_layers", "style_loss", "style_scales", "style_weights"),
+}
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -114,69 +113,47 @@ main.add_command(interpolate)
 main.add_command(weights)
 
 
+def run(
+    prepare: "Callable[[Stylizer], Job]", inputs: Sequence[Path], options: dict[str, Any]
+) -> None:
+    """Run the job of a command that makes one image."""
+    from nst_jax.apps.cli.run import run_command
+    from nst_jax.pipeline import Stylizer
+
+    settings = pop_settings(options)
+    run_command(lambda: prepare(Stylizer(settings)), settings, inputs, options)
+
+
 @main.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(
-    OUT_OPTION,
-    SIZE_OPTIONS,
-    LEVEL_OPTIONS,
-    WEIGHT_OPTIONS,
-    CONTENT_INIT_OPTIONS,
-    MIX_OPTIONS,
-    MASK_OPTIONS,
-    STYLE_OPTIONS,
-    CONTENT_OPTIONS,
-    COLOR_OPTIONS,
-    COMMON_OPTIONS,
-    JOB_OPTIONS,
-)
+@with_options(OUT_OPTION, setting_options(), JOB_OPTIONS)
 def stylize(content: Path, style: tuple[Path, ...], **options: Any) -> None:
     """Stylize CONTENT with one or more STYLE images.
 
     Example: nst-jax stylize photo.jpg painting.jpg -o out.png --size 1024
     """
-    from nst_jax.apps.cli.run import run_command
-    from nst_jax.pipeline import Stylizer
-
-    settings = pop_settings(options)
-    inputs = (content, *style)
-    run_command(lambda: Stylizer(settings).job(content, style), settings, inputs, options)
+    run(lambda stylizer: stylizer.job(content, style), (content, *style), options)
 
 
 @main.command()
 @click.argument("style", type=FILE, nargs=-1, required=True)
-@with_options(
-    OUT_OPTION,
-    SIZE_OPTIONS,
-    LEVEL_OPTIONS,
-    INIT_OPTIONS,
-    MIX_OPTIONS,
-    STYLE_OPTIONS,
-    COMMON_OPTIONS,
-    JOB_OPTIONS,
-)
+@with_options(OUT_OPTION, setting_options(without=CONTENT_SETTINGS, from_noise=True), JOB_OPTIONS)
 def texture(style: tuple[Path, ...], **options: Any) -> None:
     """Synthesize a square texture from one or more STYLE images, starting from noise."""
-    from nst_jax.apps.cli.run import run_command
-    from nst_jax.pipeline import Stylizer
     from nst_jax.pipeline.api import texture_job
 
-    settings = pop_settings(options)
-    run_command(lambda: texture_job(Stylizer(settings), style), settings, style, options)
+    run(lambda stylizer: texture_job(stylizer, style), style, options)
 
 
 @main.command()
 @click.argument("content", type=FILE)
-@with_options(OUT_OPTION, SIZE_OPTIONS, INIT_OPTIONS, CONTENT_OPTIONS, COMMON_OPTIONS, JOB_OPTIONS)
+@with_options(OUT_OPTION, setting_options(without=STYLE_SETTINGS, from_noise=True), JOB_OPTIONS)
 def reconstruct(content: Path, **options: Any) -> None:
     """Reconstruct CONTENT from its features alone, starting from noise: what the layers see."""
-    from nst_jax.apps.cli.run import run_command
-    from nst_jax.pipeline import Stylizer
     from nst_jax.pipeline.api import content_job
 
-    settings = pop_settings(options)
-    run_command(lambda: content_job(Stylizer(settings), content), settings, (content,), options)
+    run(lambda stylizer: content_job(stylizer, content), (content,), options)
 
 
 @main.command()

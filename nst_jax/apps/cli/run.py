@@ -24,7 +24,7 @@ from nst_jax.files import parse_json, write_atomically
 from nst_jax.networks.weights import cache_dir
 from nst_jax.optimize import History, allgather
 from nst_jax.pipeline import Job, Progress, Result, collect, run
-from nst_jax.settings import Settings
+from nst_jax.settings import Settings, setting_files
 
 __all__ = [
     "MetricsWriter",
@@ -34,7 +34,7 @@ __all__ = [
     "enable_compilation_cache",
     "is_same_file",
     "run_command",
-    "setting_files",
+    "show_notes",
     "stop_on_signal",
     "trim_folder",
 ]
@@ -69,13 +69,13 @@ def run_command(
     """
     out, log_path, loss_plot = options["out"], options["log"], options["loss_plot"]
     preview_every, quiet, resume = options["preview_every"], options["quiet"], options["resume"]
-    inputs = [*inputs, *setting_files(settings)]
+    inputs = [*inputs, *map(Path, setting_files(settings))]
     check_outputs(out, inputs, log_path=log_path, loss_plot=loss_plot)
     enable_compilation_cache()
     initialize_processes(options["coordinator"], options["num_processes"], options["process_id"])
     is_first = jax.process_index() == 0  # Of several processes, it writes the files.
     quiet = quiet or not is_first
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    show_notes(quiet=quiet)
     job = prepare()
     images.check_output_path(out, job.levels[-1].shape)
     with ExitStack() as stack:
@@ -122,6 +122,14 @@ def run_command(
         click.get_current_context().exit(130)
     if is_first:
         report_result(out, result)
+
+
+def show_notes(*, quiet: bool) -> None:
+    """Show what was decided, such as the network that ``auto`` chose, unless the user wants quiet.
+
+    Warnings are always shown.
+    """
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def exit_without_the_others(message: str) -> NoReturn:
@@ -181,13 +189,6 @@ def trim_folder(folder: Path, max_bytes: int) -> None:
         if kept > max_bytes:
             with suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
-
-
-def setting_files(settings: Settings) -> list[Path]:
-    """Return the files that the settings name."""
-    masks = settings.masks if isinstance(settings.masks, list | tuple) else ()
-    named = [settings.init, settings.weights, *masks]
-    return [Path(value) for value in named if isinstance(value, str | Path)]
 
 
 def checkpoint_path(out: Path) -> Path:

@@ -1,21 +1,31 @@
 """What the page lets the user choose, as settings and back."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-import click
-
-from nst_jax.apps.cli.options import IntListType, StyleLossType
-from nst_jax.apps.studio.reproduce import option_text
 from nst_jax.errors import InputError
 from nst_jax.images import fit_longest_side
 from nst_jax.pipeline.levels import plan_levels
-from nst_jax.settings import PAPER, Settings
+from nst_jax.settings import PAPER, SETTINGS, Settings, parse_setting, setting_text
 
-__all__ = ["MAX_STYLES", "PRESETS", "Choices", "continued", "hidden_settings", "style_choices"]
+__all__ = [
+    "MAX_STYLES",
+    "PER_STYLE",
+    "PRESETS",
+    "SINGLE",
+    "chosen_settings",
+    "continued",
+    "control_values",
+    "hidden_settings",
+]
 
 MAX_STYLES: Final = 4
+SINGLE: Final = (*("size", "content_weight", "color_mode", "style_loss", "steps", "seed", "model"),)
+"""The settings that have one control."""
+TEXTS: Final = ("style_loss", "steps")
+PER_STYLE: Final = ("style_weights", "style_scales")
+"""The settings that have a control for each style."""
 
 PRESETS: Final[dict[str, Settings]] = {
     "Default": Settings(),
@@ -27,89 +37,62 @@ PRESETS: Final[dict[str, Settings]] = {
 """Settings to start from. A style scale stands for all styles."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The values of the page's controls.
+def control_values(settings: Settings, num_styles: int) -> dict[str, Any]:
+    """Return what the controls show of settings, by the name of the setting.
 
-    Attributes:
-        size: the longest side of the output in pixels; 0 keeps the photo's own size.
-        content_weight: as in `Settings`.
-        color_mode: as in `Settings`.
-        style_loss: as the option ``--style-loss`` takes it.
-        steps: as the option ``--steps`` takes it; empty for the default.
-        seed: as in `Settings`.
-        model: as in `Settings`.
-        mixes: the weight of each style.
-        strokes: the scale of each style.
+    `TEXTS` are written as their options take them, and empty for the default. A size of 0 keeps the
+    photo's own. `PER_STYLE` have a number for each style.
+
+    >>> control_values(Settings(size=None, style_scales=(2.0,)), 2)["style_scales"]
+    (2.0, 2.0)
     """
-
-    size: int
-    content_weight: float
-    color_mode: str
-    style_loss: str
-    steps: str
-    seed: int
-    model: str
-    mixes: tuple[float, ...]
-    strokes: tuple[float, ...]
-
-    @classmethod
-    def of(cls, settings: Settings, num_styles: int) -> "Choices":
-        """Return the choices that show these settings on the page."""
-        return cls(
-            size=settings.size or 0,
-            content_weight=settings.content_weight,
-            color_mode=settings.color_mode,
-            style_loss=option_text("style_loss", settings.style_loss),
-            steps="" if settings.steps is None else option_text("steps", settings.steps),
-            seed=settings.seed,
-            model=settings.model,
-            mixes=style_choices(settings.style_weights, num_styles),
-            strokes=style_choices(settings.style_scales, num_styles),
-        )
-
-    def settings(self, base: Settings, **files: Any) -> Settings:
-        """Return the settings that these choices stand for.
-
-        Args:
-            base: the settings that the page does not show.
-            **files: ``init``, ``masks`` and ``mask_colors``, which come from the page's images.
-
-        Raises:
-            InputError: a choice is out of range.
-        """
-        return replace(
-            base,
-            size=self.size or None,
-            content_weight=self.content_weight,
-            color_mode=self.color_mode,
-            style_loss=_parse(StyleLossType(), "style_loss", self.style_loss),
-            steps=_parse(IntListType(), "steps", self.steps) if self.steps.strip() else None,
-            seed=self.seed,
-            model=self.model,
-            style_weights=None if len(set(self.mixes)) <= 1 and any(self.mixes) else self.mixes,
-            style_scales=None if set(self.strokes) <= {1.0} else self.strokes,
-            **{"init": base.init, "masks": None, "mask_colors": None, **files},
-        )
+    values = {name: getattr(settings, name) for name in (*SINGLE, *PER_STYLE)}
+    values["size"] = settings.size or 0
+    for name in TEXTS:
+        values[name] = "" if values[name] is None else setting_text(name, values[name])
+    for name in PER_STYLE:
+        each = tuple(values[name] or ())
+        each *= num_styles if len(each) == 1 else 1
+        values[name] = (*each, *(1.0,) * num_styles)[:num_styles]
+    return values
 
 
-def style_choices(values: Sequence[float] | None, num_styles: int) -> tuple[float, ...]:
-    """Return one value a style: 1 where there is none, and a single one for all styles."""
-    values = tuple(values or ())
-    if len(values) == 1:
-        values *= num_styles
-    return (*values, *(1.0,) * num_styles)[:num_styles]
+def chosen_settings(base: Settings, values: Mapping[str, Any], **files: Any) -> Settings:
+    """Return the settings that the controls stand for.
+
+    Args:
+        base: the settings that the page does not show.
+        values: what the controls hold, as in `control_values`.
+        **files: ``init``, ``masks`` and ``mask_colors``, which come from the page's images.
+
+    Raises:
+        InputError: a control is empty or out of range.
+    """
+    chosen = dict(values)
+    for name in TEXTS:
+        text = str(chosen[name] or "").strip()
+        chosen[name] = parse_setting(name, text) if text else getattr(Settings(), name)
+    for name in set(SINGLE).difference(TEXTS):
+        if chosen[name] is None:
+            raise InputError(f"{name} is empty; give it a value")
+    chosen["size"] = chosen["size"] or None
+    shares, scales = (tuple(chosen[name]) for name in PER_STYLE)
+    equal = any(shares) and all(share == shares[0] for share in shares)
+    chosen["style_weights"] = None if equal else shares
+    chosen["style_scales"] = None if all(scale == 1 for scale in scales) else scales
+    return replace(
+        base, **chosen, **{"init": base.init, "masks": None, "mask_colors": None, **files}
+    )
 
 
 def hidden_settings(base: Settings) -> str:
     """Name the settings that no control shows and that are not the default, as options."""
-    shown = {field.name for field in fields(Choices)} | {"style_weights", "style_scales"}
-    shown |= {"init"} if base.init == "content" else set()
+    shown = {*SINGLE, *PER_STYLE, *(["init"] if base.init == "content" else [])}
     defaults = Settings()
     return ", ".join(
-        f"{field.name} {option_text(field.name, getattr(base, field.name))}"
-        for field in fields(Settings)
-        if field.name not in shown and getattr(base, field.name) != getattr(defaults, field.name)
+        f"{name} {setting_text(name, getattr(base, name))}"
+        for name in SETTINGS
+        if name not in shown and getattr(base, name) != getattr(defaults, name)
     )
 
 
@@ -135,11 +118,3 @@ def continued(
     shortened = replace(settings, init=init, min_size=min(init_size, size), steps=None)
     count = len(plan_levels(replace(shortened, steps=1), shape))
     return replace(shortened, steps=tuple(level.steps for level in whole[-count:]))
-
-
-def _parse(kind: click.ParamType, name: str, text: str) -> Any:
-    convert: Callable[..., Any] = kind.convert
-    try:
-        return convert(text.strip(), None, None)
-    except click.BadParameter as error:
-        raise InputError(f"{name} is {text!r}; give {kind.name} ({error.message})") from None

@@ -38,7 +38,8 @@ def connect(
     page.style_examples.click(choose_style, [page.style_examples, *page.styles], page.styles, **raw)
     for style in page.styles:
         style.upload(events.take_style, style, [style, page.live], **raw)
-        style.change(events.show_style_controls, page.styles, [*page.strokes, *page.mixes], **raw)
+        sliders = page.per_style["style_weights"] + page.per_style["style_scales"]
+        style.change(events.show_style_controls, page.styles, sliders, **raw)
 
     inputs = [page.photo, *page.styles, page.unpainted, *page.controls]
     for image in (page.photo, *page.styles):

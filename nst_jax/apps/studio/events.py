@@ -11,15 +11,22 @@ import gradio as gr
 
 from nst_jax import images
 from nst_jax.apps.studio import reproduce
-from nst_jax.apps.studio.choices import MAX_STYLES, PRESETS, Choices, hidden_settings
+from nst_jax.apps.studio.choices import (
+    MAX_STYLES,
+    PER_STYLE,
+    PRESETS,
+    SINGLE,
+    control_values,
+    hidden_settings,
+)
 from nst_jax.apps.studio.job_queue import QueuedJob
-from nst_jax.apps.studio.page import MAX_SIZE, STYLE_FILLS, Page
+from nst_jax.apps.studio.page import SLIDER_ENDS, STYLE_FILLS, Page
 from nst_jax.apps.studio.render import live_view, message_view, still_view
 from nst_jax.apps.studio.sessions import Entry, Request, Session, Sessions
 from nst_jax.apps.studio.thumbnails import before_and_after, editor_background, thumbnail
 from nst_jax.apps.studio.uploads import check_image, uploaded_path
 from nst_jax.errors import InputError
-from nst_jax.settings import Settings
+from nst_jax.settings import INITS, Settings, setting_files
 
 __all__ = ["Events", "editor_value"]
 
@@ -57,8 +64,8 @@ class Events:
     def show_style_controls(self, *styles: Any) -> list[Any]:
         """Show a stroke size for each style, and the shares if there are several."""
         filled = [self._path(style) is not None for style in styles]
-        strokes = [gr.Slider(visible=full or i == 0) for i, full in enumerate(filled)]
-        return strokes + [gr.Slider(visible=full and sum(filled) > 1) for full in filled]
+        shares = [gr.Slider(visible=full and sum(filled) > 1) for full in filled]
+        return shares + [gr.Slider(visible=full or i == 0) for i, full in enumerate(filled)]
 
     def keep_mask(self, browser: gr.Request, value: Any) -> None:
         """Keep the mask for the job that starts now."""
@@ -98,9 +105,12 @@ class Events:
         """Return what the page's inputs ask for; ``options`` as in `Session.request`."""
         photo, *styles = (self._path(value) for value in values[: 1 + MAX_STYLES])
         unpainted, *controls = values[1 + MAX_STYLES :]
-        choices = _choices(tuple(controls), [style is not None for style in styles])
+        named = dict(zip(SINGLE, controls[: len(SINGLE)], strict=True))
+        for i, name in enumerate(PER_STYLE):
+            each = controls[len(SINGLE) + i * MAX_STYLES :][:MAX_STYLES]
+            named[name] = [value for value, style in zip(each, styles, strict=True) if style]
         fill = unpainted == STYLE_FILLS
-        return session.request(photo, styles, choices, fill=fill, **options)
+        return session.request(photo, styles, named, fill=fill, **options)
 
     def _follow(self, session: Session, job: QueuedJob) -> Iterator[Updates]:
         """Show the updates of a job while it is the first of its tab."""
@@ -189,29 +199,23 @@ class Events:
         return self._use(session, reproduce.parse_metadata(metadata))
 
     def _use(self, session: Session, settings: Settings) -> Updates:
-        missing = reproduce.missing_files(settings)
+        missing = ", ".join(map(str, setting_files(settings)))
         base = replace(settings, masks=None, mask_colors=None)
-        if settings.init not in ("content", "noise", "gray"):
+        if settings.init not in INITS:
             base = replace(base, init="content")
         session.base = base
         notes = [f"Also set: {hidden}." for hidden in [hidden_settings(base)] if hidden]
         notes += [f"It also used {missing}, which the settings do not hold."] if missing else []
-        choices = Choices.of(settings, MAX_STYLES)
-        page = self.page
-        return {
-            page.size: gr.Slider(value=choices.size, maximum=max(MAX_SIZE, choices.size)),
-            page.content_weight: gr.Slider(
-                value=choices.content_weight, maximum=max(1, choices.content_weight)
-            ),
-            page.color_mode: choices.color_mode,
-            page.style_loss: choices.style_loss,
-            page.steps: choices.steps,
-            page.seed: choices.seed,
-            page.model: choices.model,
-            **dict(zip(page.mixes, choices.mixes, strict=True)),
-            **dict(zip(page.strokes, choices.strokes, strict=True)),
-            page.hidden: " ".join(notes),
-        }
+        page, values = self.page, control_values(settings, MAX_STYLES)
+        updates: Updates = {page.hidden: " ".join(notes)}
+        for name, control in page.single.items():
+            updates[control] = values[name]
+            if name in SLIDER_ENDS:
+                end = max(SLIDER_ENDS[name], values[name])
+                updates[control] = gr.Slider(value=values[name], maximum=end)
+        for name, controls in page.per_style.items():
+            updates |= dict(zip(controls, values[name], strict=True))
+        return updates
 
     def close(self, browser: gr.Request) -> None:
         """Forget a tab that was closed."""
@@ -232,27 +236,6 @@ def _refuse(path: str) -> str:
         gr.Warning(str(error), title="This file cannot be used")
         return str(error)
     return ""
-
-
-def _choices(values: tuple[Any, ...], filled: list[bool]) -> Choices:
-    """Return the choices from the values of `Page.controls`, without those of empty places."""
-    size, content_weight, color_mode, style_loss, steps, seed, model, *each = values
-    try:
-        numbers = [float(value) for value in each]
-        mixes, strokes = numbers[:MAX_STYLES], numbers[MAX_STYLES:]
-        return Choices(
-            size=int(size),
-            content_weight=float(content_weight),
-            color_mode=color_mode,
-            style_loss=str(style_loss),
-            steps=str(steps or ""),
-            seed=int(seed),
-            model=model,
-            mixes=tuple(mix for mix, full in zip(mixes, filled, strict=True) if full),
-            strokes=tuple(stroke for stroke, full in zip(strokes, filled, strict=True) if full),
-        )
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("a control is empty or holds no number; give each a value") from None
 
 
 def _count(number: int) -> str:

@@ -2,45 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import gradio as gr
 from gradio import themes
 
-from nst_jax._types import ColorMode, StyleLossName
-from nst_jax.apps.studio.choices import MAX_STYLES, PRESETS, Choices
+from nst_jax._types import StyleLossName
+from nst_jax.apps.studio.choices import MAX_STYLES, PER_STYLE, PRESETS, SINGLE, control_values
 from nst_jax.apps.studio.render import message_view
 from nst_jax.apps.studio.uploads import MASK_COLORS
-from nst_jax.settings import Settings
+from nst_jax.settings import SETTINGS, Settings
 
-__all__ = ["CSS", "MAX_SIZE", "STYLE_FILLS", "Page", "lay_out", "theme"]
+__all__ = ["CSS", "SLIDER_ENDS", "STYLE_FILLS", "Page", "lay_out", "theme"]
 
 CSS: Final = Path(__file__).with_name("studio.css")
-MAX_SIZE: Final = 2048
-"""The end of the slider. Settings read from an image move it."""
+SLIDER_ENDS: Final = {"size": 2048, "content_weight": 1}
+"""Settings that are read from an image move them."""
 PHOTO_STAYS, STYLE_FILLS = "the photo stays", "style 1 applies"
 WELCOME: Final = "Drop a photo and a style, or choose examples, and press Stylize."
 
 
 @dataclass(frozen=True)
 class Page:
-    """The parts of the page that events read or write."""
+    """The parts of the page that events read or write.
+
+    ``single`` and ``per_style`` have the controls of settings, by the names of `SINGLE` and
+    `PER_STYLE`.
+    """
 
     photo: gr.Image
     styles: list[gr.Image]
     photo_examples: gr.Dataset
     style_examples: gr.Dataset
     preset: gr.Dropdown
-    size: gr.Slider
-    content_weight: gr.Slider
-    color_mode: gr.Dropdown
-    style_loss: gr.Dropdown
-    strokes: list[gr.Slider]
-    mixes: list[gr.Slider]
-    steps: gr.Textbox
-    seed: gr.Number
-    model: gr.Dropdown
+    single: dict[str, Any]
+    per_style: dict[str, list[gr.Slider]]
     hidden: gr.Markdown
     editor: gr.ImageEditor
     unpainted: gr.Radio
@@ -59,11 +57,9 @@ class Page:
 
     @property
     def controls(self) -> list[Any]:
-        """The controls in the order of `control_values`."""
-        return [
-            *(self.size, self.content_weight, self.color_mode, self.style_loss, self.steps),
-            *(self.seed, self.model, *self.mixes, *self.strokes),
-        ]
+        """The controls of settings, in the order of `SINGLE` and `PER_STYLE`."""
+        single = [self.single[name] for name in SINGLE]
+        return [*single, *chain(*(self.per_style[name] for name in PER_STYLE))]
 
 
 def lay_out(photos: Sequence[Path], paintings: Sequence[Path]) -> Page:
@@ -128,22 +124,28 @@ def _examples(label: str, paths: Sequence[Path]) -> gr.Dataset:
 
 
 def _controls() -> dict[str, Any]:
-    first = Choices.of(Settings(), MAX_STYLES)
-    losses, modes = list(get_args(StyleLossName)), list(get_args(ColorMode))
+    first = control_values(Settings(), MAX_STYLES)
+    choices = {name: list(SETTINGS[name].kind.choices) for name in ("color_mode", "model")}
+    single: dict[str, Any] = {}
     with gr.Row():
         preset = gr.Dropdown(list(PRESETS), value="Default", label="Preset", elem_id="preset")
-        size = gr.Slider(
-            0, MAX_SIZE, first.size, step=1, label="Size (0: as photo)", elem_id="size"
+        single["size"] = gr.Slider(
+            *(0, SLIDER_ENDS["size"], first["size"]),
+            step=1,
+            label="Size (0: as photo)",
+            elem_id="size",
         )
     with gr.Row():
-        content_weight = gr.Slider(
-            *(0, 1, first.content_weight),
+        single["content_weight"] = gr.Slider(
+            *(0, SLIDER_ENDS["content_weight"], first["content_weight"]),
             step=0.005,
             label="Content weight",
             elem_id="content-weight",
         )
-        color_mode = gr.Dropdown(modes, value=first.color_mode, label="Colors")
-    strokes, mixes = [], []
+        single["color_mode"] = gr.Dropdown(
+            choices["color_mode"], value=first["color_mode"], label="Colors"
+        )
+    strokes, shares = [], []
     with gr.Row():
         for i in range(1, MAX_STYLES + 1):
             strokes.append(
@@ -156,7 +158,7 @@ def _controls() -> dict[str, Any]:
                     elem_id=f"stroke-{i}",
                 )
             )
-            mixes.append(
+            shares.append(
                 gr.Slider(
                     *(0, 1, 1),
                     step=0.01,
@@ -167,19 +169,22 @@ def _controls() -> dict[str, Any]:
                 )
             )
     with gr.Accordion("More", open=False), gr.Row():
-        style_loss = gr.Dropdown(
-            losses, value=first.style_loss, label="Style loss", allow_custom_value=True
+        single["style_loss"] = gr.Dropdown(
+            list(get_args(StyleLossName)),
+            value=first["style_loss"],
+            label="Style loss",
+            allow_custom_value=True,
         )
-        steps = gr.Textbox(
-            first.steps, label="Steps at each level", placeholder="by the size", elem_id="steps"
+        single["steps"] = gr.Textbox(
+            first["steps"], label="Steps at each level", placeholder="by the size", elem_id="steps"
         )
-        seed = gr.Number(first.seed, label="Seed", precision=0)
-        model = gr.Dropdown(["auto", "vgg19", "vgg16"], value=first.model, label="Network")
-    hidden = gr.Markdown(elem_id="hidden-settings")
+        single["seed"] = gr.Number(first["seed"], label="Seed", precision=0)
+        single["model"] = gr.Dropdown(choices["model"], value=first["model"], label="Network")
     return {
-        **{"preset": preset, "size": size, "content_weight": content_weight, "seed": seed},
-        **{"color_mode": color_mode, "style_loss": style_loss, "steps": steps, "model": model},
-        **{"strokes": strokes, "mixes": mixes, "hidden": hidden},
+        "preset": preset,
+        "single": single,
+        "per_style": {"style_weights": shares, "style_scales": strokes},
+        "hidden": gr.Markdown(elem_id="hidden-settings"),
     }
 
 

@@ -3,43 +3,34 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nst_jax import images
 from nst_jax.errors import InputError
 from nst_jax.files import parse_json
-from nst_jax.settings import DEFAULT_STEPS, Settings
+from nst_jax.settings import (
+    DEFAULT_EMA_DECAY,
+    DEFAULT_STEPS,
+    MACHINE_SETTINGS,
+    SETTINGS,
+    Settings,
+    option_name,
+    setting_text,
+)
 
 __all__ = [
     "command",
-    "missing_files",
-    "option_text",
     "parse_metadata",
     "read_settings",
     "settings_as_stopped",
     "snippet",
 ]
 
-# Metadata keys that are not restored as settings: the file of the weights follows from the model,
-# and the devices and their memory are another machine's.
-NOT_READ = ("weights", "network", "devices", "memory_limit", "terms", "term_weights")
+# The file of the weights follows from the model, and devices and memory are another machine's.
+NOT_READ: Final = {"weights", *MACHINE_SETTINGS}
 DAMAGED = "the settings inside the image are damaged ({}); give the file as it was saved"
-WORDS_FOR_NONE = {"size": "original", "min_size": "none"}
-
-
-def option_text(name: str, value: Any) -> str:
-    """Write a setting as its option takes it."""
-    if value is None:
-        return WORDS_FOR_NONE[name]
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}:{option_text(name, weight)}" for key, weight in value.items())
-    if isinstance(value, list | tuple):
-        return ",".join(option_text(name, item) for item in value)
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    return str(value)
 
 
 def command(settings: Settings, content: str, styles: Sequence[str], out: str) -> str:
@@ -53,11 +44,8 @@ def command(settings: Settings, content: str, styles: Sequence[str], out: str) -
     """
     words = ["nst-jax", "stylize", *map(_as_argument, (content, *styles)), "-o", _as_argument(out)]
     for name, value in _changes(settings).items():
-        if name == "masks":
-            for mask in value if isinstance(value, list | tuple) else [value]:
-                words += ["--mask", _as_argument(mask)]
-        else:
-            words += [f"--{name.replace('_', '-')}", option_text(name, value)]
+        for item in _as_list(value) if name == "masks" else [value]:
+            words += [option_name(name), _as_argument(setting_text(name, item))]
     return shlex.join(words)
 
 
@@ -71,14 +59,12 @@ def snippet(settings: Settings, content: str, styles: Sequence[str], out: str) -
 
 
 def _changes(settings: Settings) -> dict[str, Any]:
-    defaults = Settings()
-    values = {field.name: getattr(settings, field.name) for field in fields(Settings)}
+    defaults, values = Settings(), {name: getattr(settings, name) for name in SETTINGS}
     return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 
-def _as_argument(name: Any) -> str:
+def _as_argument(text: str) -> str:
     """A file whose name begins with a dash would be taken for an option."""
-    text = str(name)
     return f"./{text}" if text.startswith("-") else text
 
 
@@ -115,8 +101,8 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
         raise InputError(
             "the image was made with an optimizer, terms or a network of its own; use Python"
         )
-    names = {field.name for field in fields(Settings)}.difference(NOT_READ)
-    values = {name: metadata[name] for name in names if name in metadata}
+    readable = {name for name, about in SETTINGS.items() if about.kind.parse} - NOT_READ
+    values = {name: metadata[name] for name in readable if name in metadata}
     if not values.get("masks"):
         values["masks"] = None
     named = [values.get("init", ""), *_as_list(values["masks"])]
@@ -125,8 +111,7 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Settings:
     steps = values.get("steps")
     if isinstance(steps, list) and steps == _default_steps(len(steps)):
         values["steps"] = None
-    expected_decay = 0.9 if values.get("optimizer") == "adam" else 0.0
-    if values.get("ema_decay") == expected_decay:
+    if values.get("ema_decay") == DEFAULT_EMA_DECAY.get(str(values.get("optimizer")), 0.0):
         values["ema_decay"] = None
     try:
         return Settings(**values)
@@ -162,15 +147,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def missing_files(settings: Settings) -> str:
-    """Say which images of these settings must be given again, or return an empty text."""
-    masks = settings.masks
-    names = [str(mask) for mask in masks] if isinstance(masks, list | tuple) else []
-    if settings.init not in ("content", "noise", "gray"):
-        names.append(str(settings.init))
-    return ", ".join(names)
 
 
 def _default_steps(num_levels: int) -> list[int]:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,13 @@ import numpy as np
 import PIL.Image
 
 from nst_jax.apps.studio import reproduce
-from nst_jax.apps.studio.choices import Choices, continued
+from nst_jax.apps.studio.choices import chosen_settings, continued
 from nst_jax.apps.studio.job_queue import JobQueue, QueuedJob
 from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask, without_folders
 from nst_jax.errors import InputError
 from nst_jax.pipeline import Job, Result, Stylizer
 from nst_jax.pipeline.job import prepare_job
-from nst_jax.settings import Settings
+from nst_jax.settings import INITS, Settings, setting_files
 
 __all__ = ["Entry", "Request", "Session", "Sessions"]
 
@@ -43,9 +43,7 @@ class Request:
     @property
     def made_files(self) -> list[Path]:
         """The files that the studio made for the job: a mask, or an image to continue from."""
-        masks = self.settings.masks
-        named = (*(masks if isinstance(masks, list) else ()), self.settings.init)
-        return [path for path in named if isinstance(path, Path)]
+        return [path for path in setting_files(self.settings) if isinstance(path, Path)]
 
     def job(self, stylizer_for: Callable[[Settings], Stylizer] = Stylizer) -> Job:
         """Prepare the job.
@@ -119,7 +117,7 @@ class Session:
         self,
         photo: str | None,
         styles: Sequence[str | None],
-        choices: Choices,
+        controls: Mapping[str, Any],
         *,
         fill: bool = False,
         continuing: bool = False,
@@ -130,13 +128,13 @@ class Session:
         Args:
             photo: the path of the photo.
             styles: the path of each style, or None for an empty place.
-            choices: the values of the controls.
+            controls: what they hold, as in `control_values`.
             fill: as in `paint_mask`.
             continuing: whether to start from the image on the page.
             keep_mask: whether to write the mask as a file, which the user gets with the image.
 
         Raises:
-            InputError: an image is missing or unusable, or a choice is out of range.
+            InputError: an image is missing or unusable, or a control is out of range.
         """
         if not photo:
             raise InputError("there is no photo; drop one, or choose an example")
@@ -150,8 +148,8 @@ class Session:
         if mask := paint_mask(self.layers, shape, len(paths), fill=fill):
             masks = [self._save_mask(mask) if keep_mask else mask]
             files = {"masks": masks, "mask_colors": MASK_COLORS[: len(paths)]}
-        settings = choices.settings(self.base, **files)
-        if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
+        settings = chosen_settings(self.base, controls, **files)
+        if not isinstance(settings.init, str) or settings.init not in INITS:
             raise InputError(f"init is {str(settings.init)!r}; choose a preset to start afresh")
         if continuing:
             if not self.entries:
