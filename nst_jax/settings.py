@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # JAX and Pillow are slow to import, and `nst-jax --help` nee
 __all__ = [
     "DEFAULT_STEPS",
     "ENGINE_SETTINGS",
+    "INIT_NAMES",
     "PAPER",
     "Settings",
     "SettingsOverrides",
@@ -47,6 +48,8 @@ MAX_SIZE: Final = 2**17
 MAX_STEPS: Final = 1_000_000
 MAX_WEIGHT: Final = 1e30  # float32 ends at 3.4e38.
 MAX_STYLE_SCALE: Final = 10
+INIT_NAMES: Final = ("content", "network", "noise", "gray")
+"""What ``init`` can be without an image."""
 DEFAULT_STEPS: Final = (200, 100, 80, 60, 40)
 """Steps at each level of the pyramid, coarsest first; the last value repeats. Coarse steps lay out
 the image and are cheap. Fine steps cost more and move the image away from the coarse layout."""
@@ -108,8 +111,9 @@ class Settings:
             None means 0.9 with the optimizer ``adam``, and 0 (no average) with any other.
         learning_rate: Adam's learning rate, in units of the [0, 1] range; None means 0.01.
             L-BFGS finds its own step sizes.
-        init: the image to start from: ``content``, ``noise`` (uniform), ``gray``, or an image (a
-            path, PIL image or array).
+        init: the image to start from: ``content``, ``network`` (the content as the arbitrary
+            stylization network paints it in the style, `nst_jax.networks.arbitrary`), ``noise``
+            (uniform), ``gray``, or an image (a path, PIL image or array).
         seed: seed of the noise.
         model: ``auto`` (VGG19 if available, otherwise the bundled VGG16), ``vgg19`` or ``vgg16``.
             `nst_jax.Result.metadata` has what ``auto`` was, here and for the dtype, because another

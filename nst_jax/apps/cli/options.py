@@ -34,6 +34,8 @@ __all__ = [
     "SIZE_OPTIONS",
     "STYLE_OPTIONS",
     "WEIGHT_OPTIONS",
+    "FloatListType",
+    "IntOrNoneType",
     "SectionedCommand",
     "pop_settings",
     "section",
@@ -224,7 +226,11 @@ INIT_OPTIONS: Final = section(
 )
 CONTENT_INIT_OPTIONS: Final = section(
     "Content and style",
-    setting_option("--init", str, "Start from content, noise, gray or an image file."),
+    setting_option(
+        "--init",
+        str,
+        "Start from content, network (the image of nst-jax apply), noise, gray or an image file.",
+    ),
 )
 CONTENT_OPTIONS: Final = section(
     "Content and style",

@@ -19,7 +19,7 @@ from nst_jax.apps.studio.sessions import Entry, Request, Session, Sessions
 from nst_jax.apps.studio.thumbnails import before_and_after, editor_background, thumbnail
 from nst_jax.apps.studio.uploads import check_image, uploaded_path
 from nst_jax.errors import InputError
-from nst_jax.settings import Settings
+from nst_jax.settings import INIT_NAMES, Settings
 
 __all__ = ["Events", "editor_value"]
 
@@ -191,7 +191,7 @@ class Events:
     def _use(self, session: Session, settings: Settings) -> Updates:
         missing = reproduce.missing_files(settings)
         base = replace(settings, masks=None, mask_colors=None)
-        if settings.init not in ("content", "noise", "gray"):
+        if settings.init not in INIT_NAMES:
             base = replace(base, init="content")
         session.base = base
         notes = [f"Also set: {hidden}." for hidden in [hidden_settings(base)] if hidden]

@@ -10,7 +10,7 @@ from typing import Any
 from nst_jax import images
 from nst_jax.errors import InputError
 from nst_jax.files import parse_json
-from nst_jax.settings import DEFAULT_STEPS, Settings
+from nst_jax.settings import DEFAULT_STEPS, INIT_NAMES, Settings
 
 __all__ = [
     "command",
@@ -168,7 +168,7 @@ def missing_files(settings: Settings) -> str:
     """Say which images of these settings must be given again, or return an empty text."""
     masks = settings.masks
     names = [str(mask) for mask in masks] if isinstance(masks, list | tuple) else []
-    if settings.init not in ("content", "noise", "gray"):
+    if settings.init not in INIT_NAMES:
         names.append(str(settings.init))
     return ", ".join(names)
 

@@ -19,7 +19,7 @@ from nst_jax.apps.studio.uploads import MASK_COLORS, check_image, paint_mask, wi
 from nst_jax.errors import InputError
 from nst_jax.pipeline import Job, Result, Stylizer
 from nst_jax.pipeline.job import prepare_job
-from nst_jax.settings import Settings
+from nst_jax.settings import INIT_NAMES, Settings
 
 __all__ = ["Entry", "Request", "Session", "Sessions"]
 
@@ -151,7 +151,7 @@ class Session:
             masks = [self._save_mask(mask) if keep_mask else mask]
             files = {"masks": masks, "mask_colors": MASK_COLORS[: len(paths)]}
         settings = choices.settings(self.base, **files)
-        if not isinstance(settings.init, str) or settings.init not in ("content", "noise", "gray"):
+        if not isinstance(settings.init, str) or settings.init not in INIT_NAMES:
             raise InputError(f"init is {str(settings.init)!r}; choose a preset to start afresh")
         if continuing:
             if not self.entries:

@@ -1,7 +1,8 @@
 """Weight files of VGG16 and VGG19: read, check, convert, download and cache them.
 
 `load` reads one file and `load_pretrained` finds the file. Both return `Weights` with NumPy arrays.
-`load_arbitrary` reads the bundled network of `nst_jax.networks.arbitrary`. Nothing in this folder imports JAX.
+`load_arbitrary` reads the bundled network of `nst_jax.networks.arbitrary`. Nothing in this folder
+imports JAX.
 """
 
 from nst_jax.networks.weights.arbitrary import load_arbitrary

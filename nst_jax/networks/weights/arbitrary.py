@@ -1,7 +1,6 @@
 """The bundled weights of the arbitrary stylization network: int8 with a scale for each filter."""
 
 import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -39,8 +38,8 @@ def load_arbitrary() -> dict[str, Any]:
     data = path.read_bytes()
     if (actual := hashlib.sha256(data).hexdigest()) != ARBITRARY_SHA256:
         raise InputError(
-            f"{path}: SHA-256 expected {ARBITRARY_SHA256}, got {actual}; reinstall nst-jax or check "
-            "the file out again"
+            f"{path}: SHA-256 expected {ARBITRARY_SHA256}, got {actual}; reinstall nst-jax or "
+            "check the file out again"
         )
     arrays = load(data)
     params: dict[str, Any] = {}
