@@ -1,10 +1,10 @@
 """Images by the arbitrary stylization network: for `nst-jax apply`, and as the start of a job."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
@@ -12,7 +12,7 @@ from nst_jax import images
 from nst_jax.networks.arbitrary import STYLE_SIZE, apply_style, load_params, predict_style
 from nst_jax.pipeline.caches import Executables
 
-__all__ = ["MAX_START_SIZE", "image_at_once", "style_square", "style_vector"]
+__all__ = ["MAX_START_SIZE", "blend", "image_at_once", "style_square", "style_vector"]
 
 MAX_START_SIZE: Final = 1024
 """The longest side at which a job's start is computed. A larger start is enlarged: the network was
@@ -23,7 +23,7 @@ _predict, _apply = jax.jit(predict_style), jax.jit(apply_style)
 
 @cache
 def _params() -> dict[str, Any]:
-    return jax.tree.map(jnp.asarray, load_params())
+    return jax.device_put(load_params())
 
 
 def style_square(style: Float32[np.ndarray, "_ _ 3"]) -> Float32[np.ndarray, "256 256 3"]:
@@ -42,6 +42,13 @@ def style_vector(
     ((256, 256, 3), (100,))
     """
     return np.asarray(executables.compile(_predict, _params(), style)(_params(), style))
+
+
+def blend(
+    vectors: Sequence[Float32[np.ndarray, " 100"]], shares: Sequence[float]
+) -> Float32[np.ndarray, " 100"]:
+    """Return the vector of a mix of styles, with shares that sum to 1."""
+    return np.asarray(shares, np.float32) @ np.stack(vectors)
 
 
 def image_at_once(

@@ -20,7 +20,13 @@ from nst_jax.images import ImageData, ImageSource, color
 from nst_jax.losses import LossWeights
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.pipeline.arrays import term_arrays
-from nst_jax.pipeline.at_once import MAX_START_SIZE, image_at_once, style_square, style_vector
+from nst_jax.pipeline.at_once import (
+    MAX_START_SIZE,
+    blend,
+    image_at_once,
+    style_square,
+    style_vector,
+)
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.engine import Engine
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
@@ -225,10 +231,10 @@ def first_image(job: Job, mix: Sequence[float]) -> Float[Array, "h0 w0 3"]:
     shape = content.shape[:2]
     content = downscale(content, MAX_START_SIZE)
     if job.masks is None:
-        vector = np.tensordot(np.float32(mix), np.stack(job.style_vectors), 1)
-        return jnp.asarray(images.resize(_paint(job, content, vector), shape))
+        image = _paint(job, content, blend(job.style_vectors, mix))
+        return jnp.asarray(images.resize(image, shape))
     masks = np.stack([images.resize(mask, content.shape[:2]) for mask in job.masks])
-    shares = masks * np.float32(mix)[:, None, None]
+    shares = masks * np.asarray(mix, np.float32)[:, None, None]
     coverage = np.clip(masks.sum(0), 0, 1) * (shares.sum(0) > 0)
     shares *= coverage / np.maximum(shares.sum(0), np.finfo(np.float32).tiny)
     image = (1 - coverage)[..., None] * content

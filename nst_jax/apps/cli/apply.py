@@ -69,7 +69,7 @@ def apply(
     from nst_jax.apps.cli.run import check_outputs, enable_compilation_cache
     from nst_jax.losses.objective import normalize_weights
     from nst_jax.pipeline import list_images
-    from nst_jax.pipeline.at_once import image_at_once, style_square, style_vector
+    from nst_jax.pipeline.at_once import blend, image_at_once, style_square, style_vector
     from nst_jax.pipeline.caches import Executables
     from nst_jax.settings import Settings
 
@@ -84,8 +84,7 @@ def apply(
     squares = [style_square(images.read(style, name="style").pixels) for style in styles]
     enable_compilation_cache()
     executables = Executables()
-    vectors = [style_vector(executables, square) for square in squares]
-    vector = sum(share * vector for share, vector in zip(shares, vectors, strict=True))
+    vector = blend([style_vector(executables, square) for square in squares], shares)
     failures: Counter[str] = Counter()
     pairs = list(zip(sources, outputs, strict=True))
     for photo, path in tqdm(pairs, unit=" images", disable=quiet or not to_folder):
