@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -112,7 +113,10 @@ def _pointwise(x: Float[Array, "*k c"], params: LayerParams) -> Float[Array, "*k
 
 
 def _conv(
-    x: Float[Array, "h w c"], kernel: Float[Array, "k k c n"], stride: int, padding: str
+    x: Float[Array, "h w c"],
+    kernel: Float[Array | np.ndarray, "k k _ n"],
+    stride: int,
+    padding: str,
 ) -> Array:
     x = lax.conv_general_dilated(
         x[None], kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -121,7 +125,7 @@ def _conv(
 
 
 def _depthwise_conv(
-    x: Float[Array, "h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
+    x: Float[Array, "h w c"], kernel: Float[Array | np.ndarray, "k k _ n"], stride: int
 ) -> Array:
     """Filter each channel. On CPU this is ten times as fast as XLA's grouped convolution."""
     height, width, channels = x.shape
@@ -165,7 +169,7 @@ def _double_conv(x: Float[Array, "h w c"], params: LayerParams) -> Float[Array, 
     return y.reshape(2 * height, 2 * width, channels // 4)
 
 
-def _halve(kernel: Array, axis: int) -> tuple[Array, Array]:
+def _halve(kernel: Array | np.ndarray, axis: int) -> tuple[Array, Array]:
     """Return the kernels of the first and the second of two equal pixels along an axis."""
     before, center, after = jnp.split(kernel, 3, axis)
     none = jnp.zeros_like(center)

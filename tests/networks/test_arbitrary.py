@@ -79,7 +79,7 @@ def test_gradients_reach_the_photo_the_painting_and_the_parameters(params, noise
         assert gradient.any()
 
 
-def test_a_content_that_is_too_small_or_a_batch_is_refused(params):
+def test_a_content_that_is_too_small_or_a_batch_is_refused(params, unchecked):
     vector = np.zeros(100, np.float32)
     with pytest.raises(InputError, match=r"shape \(15, 40, 3\); give sides of at least 16 pixels"):
         apply_style(params, np.zeros((15, 40, 3), np.float32), vector)
