@@ -119,7 +119,11 @@ def _conv(
     padding: str,
 ) -> Array:
     x = lax.conv_general_dilated(
-        x[None], kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x[None],
+        jnp.asarray(kernel),
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return x[0]
 
