@@ -10,6 +10,10 @@ nst-jax stylize examples/astronaut.jpg examples/swirls.jpg examples/ink.jpg \
   --mask examples/astronaut-mask.png --size 320 -o docs/gallery/masked.jpg $make
 nst-jax interpolate examples/cat.jpg examples/ink.jpg examples/mosaic.jpg \
   --num-images 5 --size 192 -o docs/gallery/strip.jpg $make
+for style in swirls mosaic ink; do
+  nst-jax apply examples/cat.jpg --style examples/$style.jpg -o docs/gallery/at-once-$style.jpg \
+    --size 320 --quiet
+done
 for scale in 0.5 1 2; do
   nst-jax stylize examples/coffee.jpg examples/mosaic.jpg -o docs/gallery/scale-$scale.jpg \
     --style-scales $scale --size 224 $make

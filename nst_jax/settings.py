@@ -62,7 +62,7 @@ LEARNING_RATE_REFUSED: Final = (
     "learning_rate is for adam; L-BFGS finds its own step sizes, and an Optax transformation has "
     "its own"
 )
-INITS: Final = ("content", "noise", "gray")
+INITS: Final = ("content", "network", "noise", "gray")
 """What ``init`` may be beside an image."""
 STYLE_LAYERS: Final = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
@@ -112,8 +112,9 @@ class Settings:
             ignores the content.
         style_weight: a higher weight takes more of the style. It is the paper's β. 0 ignores the
             style.
-        init: start from ``content``, ``noise`` (uniform), ``gray`` or an image file. In Python the
-            image may also be a PIL image or an array.
+        init: start from ``content``, ``network`` (the image of ``nst-jax apply``), ``noise``
+            (uniform), ``gray`` or an image file. In Python the image may also be a PIL image or an
+            array.
         style_weights: mixing weight of each style. None means equal weights.
         style_scales: longest side of each style relative to the output's; a larger scale gives
             larger strokes. Style images are never enlarged. None means 1.

@@ -38,6 +38,7 @@ CHECKED = (  # modules whose jaxtyping annotations the tests check
     "nst_jax.losses.own_terms",
     "nst_jax.losses.statistics.gram",
     "nst_jax.losses.terms",
+    "nst_jax.networks.arbitrary",
     "nst_jax.networks.kernels",
     "nst_jax.networks.layers",
     "nst_jax.networks.protocol",

@@ -34,6 +34,7 @@ __all__ = [
     "ImageData",
     "ImageSource",
     "check_output_path",
+    "crop_square",
     "fit_longest_side",
     "read",
     "read_metadata",
@@ -144,6 +145,30 @@ def resize(pixels: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     # optimizer would treat a halo as a feature of the image.
     resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(resized), 0, 1)
+
+
+def crop_square(pixels: ArrayLike, size: int) -> np.ndarray:
+    """Cut out the central square of an image and resample it to ``size`` pixels.
+
+    Args:
+        pixels: (h, w, channels) or (h, w), in [0, 1].
+        size: the side of the square in pixels.
+
+    Returns:
+        float32 in [0, 1], with the channels of ``pixels``.
+
+    Raises:
+        InputError: ``size`` is below 1.
+
+    >>> import numpy as np
+    >>> crop_square(np.full((20, 30, 3), 0.5), 16).shape
+    (16, 16, 3)
+    """
+    array = np.asarray(pixels, np.float32)
+    height, width = array.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(array[top : top + side, left : left + side], (size, size))
 
 
 def fit_longest_side(shape: tuple[int, ...], size: int) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """The networks: what a network is, VGG16 and VGG19, their kernels and their weight files.
 
+`predict_style` and `apply_style` are a network of another kind, which stylizes a photo in one pass.
+
 `Network` is what the losses and the pipeline know of a network. `VGG` is the one that comes with
 the package: `prepare_params` makes its parameters fast on this device, and
 `nst_jax.networks.weights` reads, verifies and downloads weight files without importing JAX.
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nst_jax.networks.architectures import Params, conv_names, layer_names, num_poolings
 
 if TYPE_CHECKING:
+    from nst_jax.networks.arbitrary import apply_style, predict_style
     from nst_jax.networks.device import resolve_dtype
     from nst_jax.networks.load import LoadedParams, default_network, load_params
     from nst_jax.networks.prepare import prepare_params
@@ -23,17 +26,20 @@ __all__ = [
     "Network",
     "Params",
     "PatchWindow",
+    "apply_style",
     "conv_names",
     "default_network",
     "layer_names",
     "load_params",
     "num_poolings",
+    "predict_style",
     "prepare_params",
     "resolve_dtype",
     "zero_outside",
 ]
 
 _EXPORTS = {
+    "arbitrary": ("apply_style", "predict_style"),
     "device": ("resolve_dtype",),
     "load": ("LoadedParams", "default_network", "load_params"),
     "prepare": ("prepare_params",),

@@ -21,6 +21,13 @@ from nst_jax.kinds import MIN_SIZE
 from nst_jax.losses import LossWeights
 from nst_jax.losses.objective import normalize_weights
 from nst_jax.pipeline.arrays import term_arrays
+from nst_jax.pipeline.at_once import (
+    MAX_START_SIZE,
+    blend,
+    image_at_once,
+    style_square,
+    style_vector,
+)
 from nst_jax.pipeline.descriptions import fingerprint
 from nst_jax.pipeline.engine import Engine
 from nst_jax.pipeline.levels import LevelSpec, plan_levels
@@ -34,6 +41,7 @@ __all__ = [
     "as_list",
     "downscale",
     "downscaled_shape",
+    "first_image",
     "prepare_job",
     "source_name",
     "style_sizes",
@@ -58,7 +66,9 @@ class Job:
         alpha: the content's alpha, or None if it is opaque.
         styles: the style images, no larger than the output needs them.
         masks: where each style applies, or None.
-        init_image: the image to start from, at the first level's size.
+        init_image: the image to start from, at the first level's size; for an ``init`` of
+            ``network`` the content, which `first_image` stylizes.
+        style_vectors: the vector of each style if ``init`` is ``network``.
         loss_weights: the weights of the loss.
         arrays: what each of the caller's terms compares with, by its name: a pytree, or a function
             of a level's (h, w) that returns it.
@@ -78,6 +88,7 @@ class Job:
     styles: list[Float32[np.ndarray, "_ _ 3"]]
     masks: Float32[np.ndarray, "r h w"] | None
     init_image: Float[Array, "h0 w0 3"]
+    style_vectors: list[Float32[np.ndarray, " 100"]]
     loss_weights: LossWeights
     arrays: Mapping[str, Any]
     hashes: "ImageHashes"
@@ -146,10 +157,19 @@ def prepare_job(
     own_arrays = term_arrays(terms, arrays, shape, shape)  # Bad arrays are refused here.
     if use_style and not styles:
         raise InputError("there is no style image; give at least one, or a style_weight of 0")
-    style_images = []
+    from_network = isinstance(settings.init, str) and settings.init == "network"
+    if from_network and (content_data is None or not use_style):
+        raise InputError(
+            "init is 'network', which stylizes a content in a style, and one of them is missing; "
+            "choose noise, gray or an image"
+        )
+    style_images, squares = [], []
     if use_style:
         for style, size in zip(styles, style_sizes(settings, len(styles), shape), strict=True):
-            style_images.append(downscale(images.read(style, name="style").pixels, size))
+            pixels = images.read(style, name="style").pixels
+            style_images.append(downscale(pixels, size))
+            if from_network:
+                squares.append(style_square(pixels))
     if mixes is None:
         style_weights = settings.style_weights if use_style else None
         mixes = [normalize_weights(len(style_images), style_weights)]
@@ -161,9 +181,10 @@ def prepare_job(
             alpha = images.resize(content_data.alpha, shape)
     target = own_colors
     if target is not None:
-        target, style_images = color.apply_color_mode(
-            settings.color_mode, target, alpha, style_images
+        target, recolored = color.apply_color_mode(
+            settings.color_mode, target, alpha, [*style_images, *squares]
         )
+        style_images, squares = recolored[: len(style_images)], recolored[len(style_images) :]
     init_image = _init_image(settings, target, levels[0].shape)
     target = target if use_content else None
     shared = (own_colors, target, alpha, masks, init_image)
@@ -179,6 +200,7 @@ def prepare_job(
         styles=style_images,
         masks=masks,
         init_image=init_image,
+        style_vectors=[_style_vector(engine, square) for square in squares],
         loss_weights=LossWeights(
             settings.content_weight,
             settings.style_weight,
@@ -196,6 +218,39 @@ def prepare_job(
         metadata=_metadata(engine, settings, levels, content, styles),
         start_time=start_time,
     )
+
+
+def first_image(job: Job, mix: Sequence[float]) -> Float[Array, "h0 w0 3"]:
+    """Return the image from which a mix of the styles starts.
+
+    With an ``init`` of ``network``, several styles share the image by a blend of their vectors, or
+    by their masks, outside of which the content stays.
+    """
+    if not job.style_vectors:
+        return job.init_image
+    content = np.asarray(job.init_image)
+    shape = content.shape[:2]
+    content = downscale(content, MAX_START_SIZE)
+    if job.masks is None:
+        image = _paint(job, content, blend(job.style_vectors, mix))
+        return jnp.asarray(images.resize(image, shape))
+    masks = np.stack([images.resize(mask, content.shape[:2]) for mask in job.masks])
+    shares = masks * np.asarray(mix, np.float32)[:, None, None]
+    coverage = np.clip(masks.sum(0), 0, 1) * (shares.sum(0) > 0)
+    shares *= coverage / np.maximum(shares.sum(0), np.finfo(np.float32).tiny)
+    image = (1 - coverage)[..., None] * content
+    for share, vector in zip(shares, job.style_vectors, strict=True):
+        image += share[..., None] * _paint(job, content, vector)
+    return jnp.asarray(images.resize(image, shape))
+
+
+def _paint(job: Job, content: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    return image_at_once(job.engine.executables, content, vector)
+
+
+def _style_vector(engine: Engine, square: np.ndarray) -> np.ndarray:
+    key = ("vector", _sha256(square))
+    return engine.targets.get(key, lambda: style_vector(engine.executables, square))
 
 
 def _sha256(pixels: np.ndarray | Array) -> str:
@@ -315,9 +370,9 @@ def _init_image(
     settings: Settings, content: Float32[np.ndarray, "h w 3"] | None, shape: tuple[int, int]
 ) -> Float[Array, "h0 w0 3"]:
     name = settings.init if isinstance(settings.init, str) else None
-    if name == "content":
+    if name in ("content", "network"):
         if content is None:
-            raise InputError("init is 'content' but there is no content; choose noise or gray")
+            raise InputError(f"init is {name!r} but there is no content; choose noise or gray")
         return jnp.asarray(images.resize(content, shape))
     if name == "noise":
         return jax.random.uniform(jax.random.key(settings.seed), (*shape, 3))

@@ -45,7 +45,7 @@ from nst_jax.optimize import (
 )
 from nst_jax.partitioning import shard_batch, shard_state
 from nst_jax.pipeline import checkpoint as checkpoints
-from nst_jax.pipeline.job import Job
+from nst_jax.pipeline.job import Job, first_image
 from nst_jax.pipeline.planning import check_state_fits, choose_batch_size, loss_fn, plan_level
 from nst_jax.pipeline.result import Result, postprocess, style_metadata
 from nst_jax.pipeline.targets import LevelInputs, compute_targets, level_inputs, mix_targets
@@ -322,9 +322,9 @@ class _Batch:
                 steps_done = job.levels[first_level].steps
             self.metrics = [saved.history]
         else:
-            first_level, start, steps_done = 0, job.init_image, 0
-            if len(self.mixes) > 1:
-                start = jnp.stack([start] * len(self.mixes))
+            starts = [first_image(job, mix) for mix in self.mixes]
+            first_level, steps_done = 0, 0
+            start = starts[0] if len(starts) == 1 else jnp.stack(starts)
         chunks = optimize_multiscale(
             self.levels(first_level, steps_done),
             start,

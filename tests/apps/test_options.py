@@ -28,6 +28,7 @@ OPTIONS = {
     "stylize": SHARED | STYLE | CONTENT | ONE_IMAGE | MIX | {"--mask", "--mask-colors"},
     "texture": SHARED | STYLE | ONE_IMAGE | MIX,
     "reconstruct": SHARED | ONE_IMAGE | {"--content-layers"},
+    "apply": {"--style", "--style-weights", "--size", "--suffix", "--quiet", "--out", "--help"},
     "batch": SHARED | STYLE | CONTENT | {"--styles", "--suffix", "--shard", "--batch-size"},
     "doctor": {"--help"},
     "studio": {"--port", "--host", "--max-upload", "--help"},

@@ -34,7 +34,7 @@ CHANGES = {
     "content_layers": st.just({"relu3_2": 0.1234567891, "relu4_2": 1.0}),
     "color_mode": st.sampled_from(["style", "luminance", "match", "histogram"]),
     "tv_weight": st.floats(0, 10),
-    "init": st.sampled_from(["content", "noise", "gray", "-a b.png"]),
+    "init": st.sampled_from(["content", "network", "noise", "gray", "-a b.png"]),
     "seed": st.integers(0, 2**32 - 1),
     "style_loss": st.sampled_from(["gram", "nearest", {"gram": 1.0, "sliced": 0.25}]),
     "model": st.sampled_from(["auto", "vgg16", "vgg19"]),

@@ -30,17 +30,20 @@ def test_its_images_are_those_of_single_calls(stylizer, content, styles, alone):
         np.testing.assert_array_equal(stylizer(content, style).image, expected.image)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    ("optimizer", "init"), [("adam", "content"), ("lbfgs", "content"), ("adam", "network")]
+)
 def test_the_second_image_of_a_shape_traces_and_compiles_nothing(
-    small, content, styles, events, optimizer
+    small, content, styles, events, optimizer, init
 ):
-    stylizer = Stylizer(**small | {"optimizer": optimizer})
+    changed = small | {"optimizer": optimizer, "init": init}
+    stylizer = Stylizer(**changed)
     stylizer(content, styles[0])
     stylizer(content[::-1], styles[1])  # what JAX compiles for single operations, once
     events.clear()
     result = stylizer(255 - content, styles[2])
     assert [name for name in events if "/compile/" in name or "trace" in name] == []
-    expected = stylize(255 - content, styles[2], **small | {"optimizer": optimizer})
+    expected = stylize(255 - content, styles[2], **changed)
     np.testing.assert_array_equal(result.image, expected.image)
 
 

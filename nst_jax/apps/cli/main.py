@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from nst_jax.apps.cli.apply import apply
 from nst_jax.apps.cli.batch import batch, interpolate
 from nst_jax.apps.cli.doctor import doctor
 from nst_jax.apps.cli.options import (
@@ -107,6 +108,7 @@ def main() -> None:
     warnings.showwarning = show_warning
 
 
+main.add_command(apply)
 main.add_command(batch)
 main.add_command(doctor)
 main.add_command(interpolate)

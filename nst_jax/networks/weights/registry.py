@@ -65,8 +65,8 @@ def lookup(path: Path, weight_file: WeightFile, sha256: str) -> Provenance:
     )
 
 
-def find_bundled() -> Path | None:
-    """Return the bundled VGG16, which is in an installed package or beside it in a checkout."""
+def find_bundled(name: str = "vgg16.safetensors") -> Path | None:
+    """Return a bundled file, which is in an installed package or beside it in a checkout."""
     package = Path(__file__).parents[2]
     folders = (package / "bundled", package.parent / "weights")
-    return next((p for f in folders if (p := f / "vgg16.safetensors").is_file()), None)
+    return next((p for f in folders if (p := f / name).is_file()), None)

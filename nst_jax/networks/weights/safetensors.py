@@ -13,7 +13,7 @@ from nst_jax.networks.architectures import Params
 from nst_jax.networks.weights.torch import from_state_dict
 from nst_jax.networks.weights.validation import WeightFile, check_size
 
-__all__ = ["NATIVE_FORMAT", "read_safetensors", "write_safetensors"]
+__all__ = ["NATIVE_FORMAT", "read_safetensors", "write_arrays", "write_safetensors"]
 
 NATIVE_FORMAT: Final = "nst_jax safetensors"
 FORMAT_TAG: Final = "nst_jax"
@@ -49,11 +49,17 @@ def read_safetensors(path: Path) -> WeightFile:
 
 def write_safetensors(path: Path, layers: Params, metadata: Mapping[str, str]) -> None:
     """Write contiguous ``layers`` and ``metadata`` completely, or leave ``path`` unchanged."""
+    arrays = {f"{layer}.{part}": a for layer, parts in layers.items() for part, a in parts.items()}
+    write_arrays(path, arrays, {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata})
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
+    """Write named arrays and ``metadata`` completely, or leave ``path`` unchanged."""
     from safetensors.numpy import save
 
-    arrays = {f"{layer}.{part}": a for layer, parts in layers.items() for part, a in parts.items()}
-    metadata = {"format": FORMAT_TAG, "version": FORMAT_VERSION, **metadata}
-    data = _with_sorted_metadata(save(arrays, metadata))
+    data = _with_sorted_metadata(save(dict(arrays), dict(metadata)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if reason := why_not_writable(path):
