@@ -9,7 +9,9 @@ that runs first changes from round to round. The table has medians over the roun
 - setup: all time of a job outside of its steps, which is mostly compilation, with an empty and a
   warm cache (``compile_seconds`` does not cover the same compilations in all versions);
 - peak memory: the largest resident memory of the process, with an empty and a warm cache;
-- first step: from the start of the command to the first loss in its progress bar, with a pyramid.
+- first step: from the start of the command to the first loss in its progress bar, with a pyramid;
+- programs: how many XLA compiles for a job with a pyramid and an empty cache, and the seconds that
+  its optimization loops take to trace, to lower and to compile.
 
 Nothing else should run on the machine meanwhile.
 """
@@ -23,7 +25,7 @@ from statistics import median
 from typing import Final, TextIO
 
 import click
-from commands import CONTENT, STYLE, first_step, metadata, run
+from commands import CONTENT, STYLE, compilations, first_step, metadata, run
 from reporting import facts, log, number, table
 
 FEW_STEPS: Final = 2
@@ -73,6 +75,16 @@ def measure_first_step(checkout: Path, size: int) -> dict[str, float]:
     return {"first step, seconds, empty cache": cold, "first step, seconds, warm cache": warm}
 
 
+def measure_programs(checkout: Path, size: int) -> dict[str, float]:
+    """Measure what the programs of the default job cost, with an empty cache."""
+    with tempfile.TemporaryDirectory() as name:
+        words = ["stylize", CONTENT, STYLE, "-o", Path(name) / "out.png", "--size", f"{size}"]
+        words += ["--model", "vgg16", "--steps", "1", "-q"]
+        found = compilations(*words, checkout=checkout, cache=Path(name))
+    programs = {"programs, all levels": found.pop("programs")}
+    return programs | {f"loops: {stage}, seconds": value for stage, value in found.items()}
+
+
 def compare(
     job: str, checkouts: list[Path], rounds: int, measure: Callable[[Path], dict[str, float]]
 ) -> list[list[str]]:
@@ -111,6 +123,8 @@ def main(
             rows += compare(f"{optimizer}, {size} pixels", checkouts, rounds, measure)
     smallest = min(map(int, sizes.split(",")))
     measure = partial(measure_first_step, size=smallest)
+    rows += compare(f"{smallest} pixels", checkouts, rounds, measure)
+    measure = partial(measure_programs, size=smallest)
     rows += compare(f"{smallest} pixels", checkouts, rounds, measure)
     report = table(["median", "old", "new", "new / old"], sorted(rows))
     out.write(f"{facts(rounds=str(rounds))}\n\n{report}\n")

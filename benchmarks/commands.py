@@ -6,11 +6,13 @@ parent (`ru_maxrss`).
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +21,14 @@ from PIL import Image
 ROOT: Final = Path(__file__).resolve().parents[1]
 CONTENT: Final = ROOT / "examples" / "cat.jpg"
 STYLE: Final = ROOT / "examples" / "swirls.jpg"
+
+
+STAGES: Final = {
+    "trace": r"tracing (?:\+ transforming )?_run_chunk for p?jit",
+    "lower": r"jaxpr to MLIR module conversion jit\(_run_chunk\)",
+    "compile": r"XLA compilation of jit\(_run_chunk\)",
+}
+"""The lines of JAX's log about the optimization loop."""
 
 
 class Usage(NamedTuple):
@@ -46,6 +56,23 @@ def run(*arguments: str | Path, checkout: Path = ROOT, cache: Path | None = None
     return Usage(seconds, usage.ru_maxrss * 1024)
 
 
+def compilations(
+    *arguments: str | Path, checkout: Path = ROOT, cache: Path | None = None
+) -> dict[str, float]:
+    """Run a command; return the seconds that its optimization loops took to trace, lower and
+    compile, and the number of all programs."""
+    with tempfile.TemporaryFile("w+") as errors:
+        with _start(checkout, arguments, cache, errors, {"JAX_LOG_COMPILES": "1"}) as process:
+            process.wait()
+        errors.seek(0)
+        log = errors.read()
+    totals = {
+        stage: sum(map(float, re.findall(rf"Finished {line} in ([\d.e+-]+) sec", log)))
+        for stage, line in STAGES.items()
+    }
+    return {**totals, "programs": float(log.count("Finished XLA compilation of"))}
+
+
 def first_step(*arguments: str | Path, checkout: Path = ROOT, cache: Path | None = None) -> float:
     """Return the seconds until the progress bar shows the first loss; then kill the command."""
     start = time.perf_counter()
@@ -63,11 +90,15 @@ def first_step(*arguments: str | Path, checkout: Path = ROOT, cache: Path | None
 
 
 def _start(
-    checkout: Path, arguments: tuple[str | Path, ...], cache: Path | None, errors: Any
+    checkout: Path,
+    arguments: tuple[str | Path, ...],
+    cache: Path | None,
+    errors: Any,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     scripts = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["nst-jax"].partition(":")
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    environment = os.environ | {"PYTHONPATH": str(checkout)} | dict(variables or {})
     if cache is not None:
         environment |= {"NST_JAX_CACHE": str(cache), "NST_JAX_OFFLINE": "1"}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it takes precedence
