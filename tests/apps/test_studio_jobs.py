@@ -65,6 +65,15 @@ def last(run):
     return update
 
 
+def test_a_stream_begins_with_the_image_of_the_network_before_a_loop_is_compiled(compilations):
+    job = Stylizer(SETTINGS).job("content.png", "style.png")
+    first = next(stream(job, lambda: False))
+    assert "jit(_run_chunk)" not in compilations()
+    assert (first.step, first.image.shape, first.result) == (0, (*job.levels[-1].shape, 3), None)
+    photo = job.content
+    assert 0.05 < np.abs(first.image - photo).mean() < 0.5
+
+
 def test_a_stream_ends_with_the_image_that_stylize_makes():
     job = Stylizer(SETTINGS).job("content.png", "style.png")
     updates = list(stream(job, lambda: False))
@@ -317,7 +326,9 @@ def test_only_an_upload_has_a_path(tmp_path):
 
 def test_a_live_view_shows_the_image_and_where_the_job_is():
     job = Stylizer(SETTINGS).job("content.png", "style.png")
-    view = live_view(next(iter(stream(job, lambda: False))), note="1 image <waits>")
+    updates = stream(job, lambda: False)
+    assert "a first image by a network (40×30)" in live_view(next(updates))
+    view = live_view(next(updates), note="1 image <waits>")
     assert re.search(r'<img src="data:image/jpeg;base64,[\w+/=]{100,}"', view)
     assert "level 1 of 2 (28×21), step 1 of 18, loss " in view
     assert html.escape("1 image <waits>") in view

@@ -49,6 +49,8 @@ def live_view(update: Update, note: str = "") -> str:
         f"level {update.level + 1} of {len(update.levels)} ({width}×{height}), "
         f"step {update.step} of {update.num_steps}{loss}{left}"
     )
+    if update.step == 0 and update.result is None:
+        status = f"a first image by a network ({width}×{height}); the optimization is prepared"
     return (
         f'<figure class="studio-live" data-step="{update.step}">'
         f'<img src="{_data_uri(update.image)}" alt="the image after {update.step} steps">'

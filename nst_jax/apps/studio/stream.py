@@ -10,7 +10,10 @@ from jaxtyping import Float32
 
 from nst_jax.errors import DivergedError, OutOfMemoryError
 from nst_jax.pipeline import Job, Progress, Result, run
+from nst_jax.pipeline.at_once import blend, image_at_once, style_square, style_vector
 from nst_jax.pipeline.levels import LevelSpec
+from nst_jax.pipeline.result import postprocess
+from nst_jax.pipeline.targets import level_inputs
 
 __all__ = ["Update", "seconds_left", "stream"]
 
@@ -50,12 +53,17 @@ class Update:
 def stream(job: Job, stop_requested: Callable[[], bool]) -> Iterator[Update]:
     """Run a job and yield an update after each chunk of steps, until it is finished or stopped.
 
+    The first update shows the image of the arbitrary network (`nst_jax.pipeline.at_once`), before
+    anything of the job is compiled.
+
     Args:
         job: a job of one image.
         stop_requested: asked after each chunk. The update after a True has the image so far as its
             result, and is the last one. So is an update with the last finite image after the loss
             diverged or the device ran out of memory, with the error.
     """
+    if (image := _image_at_once(job)) is not None:
+        yield _first_update(job, image)
     update = None
     seconds = 0.0
     with closing(run(job, callback_every=PREVIEW_STEPS)) as progresses:
@@ -74,6 +82,21 @@ def stream(job: Job, stop_requested: Callable[[], bool]) -> Iterator[Update]:
                 raise
             (result,) = error.results
             yield replace(update, image=result.image, result=result, error=str(error))
+
+
+def _image_at_once(job: Job) -> Float32[np.ndarray, "h w 3"] | None:
+    """Return the network's image of the job, or None if there is no content or no style."""
+    if job.content_target is None or not job.styles:
+        return None
+    executables = job.engine.executables
+    vectors = [style_vector(executables, style_square(style)) for style in job.styles]
+    image = image_at_once(executables, job.content_target, blend(vectors, job.mixes[0]))
+    return postprocess(job, level_inputs(job, len(job.levels) - 1), image)
+
+
+def _first_update(job: Job, image: Float32[np.ndarray, "h w 3"]) -> Update:
+    none = np.zeros(0)
+    return Update(image, 0, job.num_steps, 0, job.levels, none, none, seconds_left=None)
 
 
 def _update(job: Job, progress: Progress, seconds_before: float) -> Update:
