@@ -19,6 +19,7 @@ FORMATS: Final = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 LINE_STYLES: Final = {"total": "black", "content": "tab:blue", "style": "tab:red"}
 COLORS_OF_OWN_TERMS: Final = ("tab:green", "tab:orange", "tab:purple", "tab:brown")
 NOT_PLOTTED: Final = ("step", "size", "seconds", "tv")
+MAX_LINES: Final = 100
 
 
 def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
@@ -41,6 +42,8 @@ def plot_losses(history: History, path: str | os.PathLike[str]) -> None:
         raise InputError("the history has no steps to plot; take at least one step")
     from matplotlib.figure import Figure
 
+    if len(history) > MAX_LINES:
+        raise InputError(f"{len(history)} losses are too many for a plot of at most {MAX_LINES}")
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.set_prop_cycle(color=COLORS_OF_OWN_TERMS)

@@ -18,6 +18,7 @@ COMMANDS = {  # a valid command line of each command
     "stylize": ("content.png", "style.png", *SMALL, "-o", "out.png"),
     "texture": ("style.png", *WITHOUT_CONTENT, "-o", "out.png"),
     "reconstruct": ("content.png", *WITHOUT_STYLE, "-o", "out.png"),
+    "apply": ("content.png", "--style", "style.png", "-o", "out.png"),
     "batch": ("content.png", "--styles", "style.png", *SMALL, "-o", "made"),
     "interpolate": ("content.png", "style.png", "other.png", *SMALL, "-o", "out.png"),
     "plot": ("content.png", "-o", "plot.svg"),
