@@ -131,10 +131,7 @@ def load(path: str | os.PathLike[str], job: Job) -> Checkpoint:
                 f"{expected.shape}); start without resume"
             )
         values = jnp.asarray(array)
-        is_key = _is_key(leaf)
-        leaves.append(
-            jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf)) if is_key else values
-        )
+        leaves.append(jax.random.wrap_key_data(values) if _is_key(leaf) else values)
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
     done, steps = np.ravel(state.level_step), np.ravel(state.step)
     if not (

@@ -41,6 +41,7 @@ def name(page):
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.usefixtures("unchecked")  # Users run the pages without checks of annotations.
 @pytest.mark.extended
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_the_python_of_a_page_runs_in_order(page, tmp_path, monkeypatch):

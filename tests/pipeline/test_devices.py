@@ -76,12 +76,12 @@ def test_a_job_resumes_on_another_number_of_devices(job_of, leave_at, make, chec
 def test_more_devices_than_there_are_is_an_error(job_of):
     with pytest.raises(InputError, match=r"devices is 9 and JAX finds 8; give a smaller number"):
         job_of(devices=9)
-    assert len(job_of(devices="all").devices) == 8
+    assert len(job_of(devices="all").engine.devices) == 8
 
 
 def test_all_devices_of_several_processes_take_part(job_of, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert len(job_of().devices) == len(job_of(devices=8).devices) == 8
+    assert len(job_of().engine.devices) == len(job_of(devices=8).engine.devices) == 8
     with pytest.raises(InputError, match="devices is 2 and the processes have 8 together"):
         job_of(devices=2)
 

@@ -163,7 +163,9 @@ def test_an_own_statistic_is_mixed_with_gram_by_weights(make):
 
 @pytest.mark.extended
 def test_a_term_of_layers_that_is_not_additive_refuses_tiles_by_its_name(make):
-    with pytest.raises(InputError, match="no tiles, because the term peak is not additive"):
+    with pytest.raises(
+        InputError, match="cannot run in tiles, because the term peak is not additive"
+    ):
         make(terms=[Peak()], memory_limit="1MB")
 
 
