@@ -1,6 +1,7 @@
 """Losses of small images, and plain loops over Optax as references."""
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,6 +24,12 @@ OPTIMIZERS = {
     "sgd": optax.chain(optax.clip(0.5), optax.sgd(0.02, momentum=0.9)),
     "lbfgs": pyramid_lbfgs(memory_size=3, num_bands=1),
 }
+
+
+def float64():
+    """Return a context that computes in float64; older versions of JAX have it elsewhere."""
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    return enable(True)
 
 
 EXECUTABLES = {}

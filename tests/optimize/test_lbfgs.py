@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from jax import export
+from optimize.problems import float64
 
 from nst_jax import LossWeights, loss, make_targets
 from nst_jax.optimize import init_state, preconditioned_lbfgs, pyramid_lbfgs, run_steps, step
@@ -74,7 +75,7 @@ def test_the_trials_are_those_of_a_dense_bfgs_with_the_preconditioner():
     def problem(x):
         return 0.5 * (jnp.geomspace(1, 8, 12) * x**2).sum() + 0.1 * jnp.cos(x).sum(), {}
 
-    with jax.enable_x64(True):
+    with float64():
         start = rng.normal(size=12)
         expected = dense_bfgs(problem, start, P, memory_size=4, evaluations=10)
         optimizer = preconditioned_lbfgs(lambda grad: jnp.asarray(P) @ grad, memory_size=4)
@@ -96,7 +97,7 @@ def test_rosenbrock_takes_no_more_evaluations_than_scipy(size):
         values.append(value)
         return value, grad
 
-    with jax.enable_x64(True):
+    with float64():
         start = np.zeros(size)
         options = {"maxcor": 10, "ftol": 0, "gtol": 1e-9, "maxiter": 1000}
         scipy.optimize.minimize(record, start, jac=True, method="L-BFGS-B", options=options)
@@ -132,7 +133,7 @@ def torch_history(problem, start, steps):
 
 
 def test_an_ill_conditioned_bowl_is_as_deep_as_pytorchs_after_as_many_evaluations():
-    with jax.enable_x64(True):
+    with float64():
         start = np.zeros(30)
         theirs = torch_history(bowl, start, 80)
         ours = history(bowl, jnp.asarray(start), pyramid_lbfgs(num_bands=1), 80)
@@ -188,6 +189,7 @@ def test_a_stalled_search_ends_at_the_best_point():
 
 
 def test_a_step_and_its_state_go_through_export():
+    pytest.importorskip("flatbuffers")  # jax.export writes with it
     optimizer = pyramid_lbfgs(memory_size=2)
     goal = jnp.full((6, 6, 3), 0.3)
 

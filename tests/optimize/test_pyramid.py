@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from optimize.problems import compile_once, uniform
+from optimize.problems import compile_once, float64, uniform
 
 from nst_jax.errors import InputError
 from nst_jax.optimize import minimize, pyramid_lbfgs
@@ -30,7 +30,7 @@ def dense(shape, num_bands, gain):
 @pytest.mark.parametrize("shape", [(9, 14), (1, 6), (8, 8)])
 def test_the_preconditioner_is_the_square_of_the_synthesis(shape):
     grad = np.random.default_rng(0).normal(size=(*shape, 3))
-    with jax.enable_x64(True):
+    with float64():
         found = precondition(jnp.asarray(grad), num_bands=4, gain=0.6)
         assert found.dtype == jnp.float64
         expected = (dense(shape, 4, 0.6) @ grad.reshape(-1, 3)).reshape(grad.shape)
