@@ -108,7 +108,7 @@ def test_rosenbrock_takes_no_more_evaluations_than_scipy(size):
 
 
 def torch_history(problem, start, steps):
-    import torch
+    torch = pytest.importorskip("torch")
 
     x = torch.tensor(np.asarray(start), requires_grad=True)
     values = []
