@@ -172,8 +172,7 @@ BATCH_OPTIONS: Final = section(
     click.option(
         "--batch-size",
         type=click.IntRange(1),
-        help="Images in one vmapped loop (with adam).  [default: as many as fit on GPUs and TPUs, "
-        "1 on CPUs]",
+        help="Images in one vmapped loop.  [default: as many as fit on GPUs and TPUs, 1 on CPUs]",
     ),
     QUIET_OPTION,
 )
